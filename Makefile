@@ -30,7 +30,7 @@ demo: $(RUN)
 	@$(BIN)/reclaimd demo
 
 test: $(DEV)
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest
 
 check: $(DEV)
 	$(BIN)/ruff check .
