@@ -1,0 +1,1 @@
+"""What recovers: view, plan, execute; loops, HTTP and the command line."""
