@@ -172,13 +172,13 @@ class Server:
         """Until it answers PING, its dataset loaded. Raises AssertionError after `timeout` seconds."""
         wait_until(self._answers, f"{self.flavour} on port {self.port} to answer", timeout)
 
-    def client(self) -> "redis.Redis":
-        """A new synchronous client that never retries, answers bytes, and gives up after 5 s. The caller closes it."""
+    def client(self, timeout: float = 5) -> redis.Redis:
+        """A new synchronous client that never retries and gives up after `timeout` s. The caller closes it."""
         return redis.Redis(
             port=self.port,
             password=self.password,
             retry=Retry(NoBackoff(), 0),
-            socket_timeout=5,
+            socket_timeout=timeout,
             legacy_responses=False,
         )
 
@@ -235,7 +235,7 @@ class Server:
 
     def _answers(self) -> bool:
         """Busy loading counts as no answer; a stranger on our port too, hence the process ID."""
-        with self.client() as client:
+        with self.client(timeout=0.5) as client:
             try:
                 return self._process is not None and client.info("server")["process_id"] == self._process.pid
             except redis.RedisError:

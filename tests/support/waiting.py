@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -30,7 +30,11 @@ def wait_until(predicate: Callable[[], T], what: str, timeout: float = 10.0) -> 
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 
-async def await_until(predicate: Callable[[], T | Awaitable[T]], what: str, timeout: float = 10.0) -> T:
+@overload
+async def await_until(predicate: Callable[[], Awaitable[T]], what: str, timeout: float = 10.0) -> T: ...
+@overload
+async def await_until(predicate: Callable[[], T], what: str, timeout: float = 10.0) -> T: ...
+async def await_until(predicate: Callable[[], Any], what: str, timeout: float = 10.0) -> Any:
     """`wait_until` for coroutines: `predicate` may be a plain function or return an awaitable.
 
     An awaitable that hangs is cut off at the deadline too.
@@ -38,7 +42,9 @@ async def await_until(predicate: Callable[[], T | Awaitable[T]], what: str, time
     deadline = time.monotonic() + timeout
     pause = _FIRST_PAUSE
     while True:
-        value = await _value_of(predicate, what, timeout, deadline)
+        value = predicate()
+        if inspect.isawaitable(value):
+            value = await _before(deadline, value, what, timeout)
         if value:
             return value
         if time.monotonic() >= deadline:
@@ -47,14 +53,11 @@ async def await_until(predicate: Callable[[], T | Awaitable[T]], what: str, time
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 
-async def _value_of(predicate: Callable[[], T | Awaitable[T]], what: str, timeout: float, deadline: float) -> T:
-    found = predicate()
-    if not inspect.isawaitable(found):
-        return found
+async def _before(deadline: float, pending: Awaitable[T], what: str, timeout: float) -> T:
     left = asyncio.timeout(max(deadline - time.monotonic(), _LONGEST_PAUSE))
     try:
         async with left:
-            return await found
+            return await pending
     except TimeoutError:
         if not left.expired():
             raise

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from conftest import FreshServer
 from support import servers as module
@@ -63,11 +65,10 @@ def test_a_frozen_server_answers_nothing_until_thawed(fresh_server: FreshServer)
     server = fresh_server()
     server.freeze()
     assert server.running
-    with redis.Redis(port=server.port, socket_timeout=0.05, retry=None) as client:
-        with pytest.raises(redis.TimeoutError):
-            client.ping()
-        server.thaw()
-        wait_until(lambda: Server.wait_ready(server) is None, "the thawed server")
+    with server.client(timeout=0.05) as client, pytest.raises(redis.TimeoutError):
+        client.ping()
+    server.thaw()
+    server.wait_ready()
     server.freeze()
     server.stop()
     assert not server.running
@@ -77,7 +78,10 @@ def test_a_password_is_in_the_url_and_not_on_the_command_line(fresh_server: Fres
     server = fresh_server(requirepass="hunter2")
     with redis.Redis.from_url(server.url) as client:
         assert client.ping()
-    with redis.Redis(port=server.port) as stranger, pytest.raises(redis.AuthenticationError):
+    with (
+        redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as stranger,
+        pytest.raises(redis.AuthenticationError),
+    ):
         stranger.ping()
     assert b"hunter2" not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
 
