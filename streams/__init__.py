@@ -1,0 +1,1 @@
+"""What travels: tasks, events, keys, scripts, the producer and the worker."""

@@ -1,0 +1,59 @@
+-- join: a new incarnation of a worker ID. What the old one had pending is moved, never run in place.
+-- KEYS: epoch clock counters events bell unique dead workers leases streams
+-- USES: clock worker move drain
+-- ARGV: now, id of the epoch if there is none, worker, nonce, lease ms, evidence JSON,
+--       nonce of an incarnation of this ID that is proven dead (or empty), limit, 1 if the last life was fenced by surprise
+-- Reply: ok token lease_now | live holder_evidence ms_left | more moved | fenced (this nonce was fenced: take another)
+-- Cost: O(entries moved), at most limit
+allow_at_maxmemory()
+local worker, nonce, term, evidence, proof = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+if state == 'absent' then
+  begin_epoch(ARGV[2])
+end
+tick()
+for _, stream in ipairs(K.streams) do
+  local made = redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+  if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then
+    return made
+  end
+end
+
+local row = row_of(worker)
+if row and row.state ~= 'live' and row.nonce == nonce then
+  return { 'fenced' }
+end
+if row and row.state == 'live' then
+  local lease_end = tonumber(redis.call('ZSCORE', K.leases, worker)) or 0
+  if row.nonce == nonce then
+    renew(worker, row.token .. '|' .. row.term .. '|')
+    return { 'ok', row.token, lease_now }
+  end
+  if lease_end > lease_now and row.nonce ~= proof then
+    return { 'live', row.evidence, lease_end - lease_now }
+  end
+  fence(worker, row, 'takeover')
+end
+
+local took_over = ''
+if row and row.state == 'fenced' then
+  took_over = row.token
+else
+  row = { cause = 'unknown', ended = lease_now, counter = row and row.counter or 0 }
+end
+local moved, more = drain({ draining(worker, row) }, tonumber(ARGV[8]), true)
+if more then
+  write_events()
+  return { 'more', moved }
+end
+
+local token = string.format('%.0f-%s', math.max(tonumber(row.counter) + 1, now), nonce)
+redis.call('HSET', K.workers, worker, token .. '|' .. term .. '|' .. evidence)
+redis.call('ZADD', K.leases, string.format('%.0f', lease_now + term), worker)
+count_term(term, 1)
+count('joined', 1)
+if ARGV[9] == '1' then
+  count('false_reclaims', 1)
+end
+event('WorkerJoined', { worker = worker, token = token, lease_ms = tonumber(term), evidence = cjson.decode(evidence), took_over = took_over })
+write_events()
+return { 'ok', token, lease_now }

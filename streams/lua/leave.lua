@@ -1,0 +1,23 @@
+-- leave: a graceful end. Fences oneself, hands everything back.
+-- KEYS: epoch clock counters events bell unique dead workers leases streams
+-- USES: clock worker move drain
+-- ARGV: now, worker, token, limit
+-- Reply: ok moved | more moved | fenced
+-- Cost: O(entries moved), at most limit
+allow_at_maxmemory()
+tick()
+local worker, token = ARGV[2], ARGV[3]
+local row = row_of(worker)
+if not row or row.token ~= token then
+  return { 'fenced' }
+end
+if row.state == 'gone' then
+  return { 'ok', 0 }
+end
+if row.state == 'live' then
+  fence(worker, row, 'left')
+  count('left', 1)
+end
+local moved, more = drain({ draining(worker, row) }, tonumber(ARGV[4]))
+write_events()
+return { more and 'more' or 'ok', moved }

@@ -1,0 +1,55 @@
+-- Layout check, the script's instant, events and counters. First in every script.
+local LAYOUT = '1'
+local GROUP = 'workers'
+local EVENTS_CAP = 100000
+
+local now = tonumber(ARGV[1])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local now_text = string.format('%.0f', now)
+
+local epoch_fields = redis.call('HMGET', K.epoch, 'layout', 'state')
+local state = epoch_fields[2] or 'absent'
+if epoch_fields[1] and epoch_fields[1] ~= LAYOUT then
+  return redis.error_reply('RECLAIMD_LAYOUT this dataset has layout ' .. epoch_fields[1] .. ', the program ' .. LAYOUT)
+end
+
+local function begin_epoch(id)
+  redis.call('HSET', K.epoch, 'id', id, 'archive_id', '', 'state', 'ok', 'layout', LAYOUT)
+  state = 'ok'
+end
+
+-- Redis judges a script at maxmemory by its first write only: one that cannot grow memory lets the rest go on.
+local function allow_at_maxmemory()
+  redis.call('HDEL', K.clock, '')
+end
+
+local batch = {}
+
+local function event(kind, fields)
+  fields.type = kind
+  fields.v = 1
+  batch[#batch + 1] = fields
+  return fields
+end
+
+local function write_events()
+  if #batch > 0 then
+    redis.call('XADD', K.events, 'MAXLEN', '~', EVENTS_CAP, '*', 'at', now_text, 'e', cjson.encode(batch))
+    batch = {}
+  end
+end
+
+local function count(name, n)
+  if n > 0 then
+    redis.call('HINCRBY', K.counters, name, n)
+  end
+end
+
+local function ring()
+  if redis.call('LLEN', K.bell) == 0 then
+    redis.call('LPUSH', K.bell, '1')
+  end
+end

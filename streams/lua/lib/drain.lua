@@ -1,0 +1,144 @@
+-- Moves what fenced workers have pending, merged by entry ID over all of them, stream by stream in reading order.
+local BYTES_A_CALL = 262144
+
+local function parse_id(id)
+  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local function before(a, b)
+  return a.ms < b.ms or (a.ms == b.ms and a.seq < b.seq)
+end
+
+-- The pending entries of one worker in one stream, a page at a time.
+local function pending_of(d, stream, page)
+  d.stream, d.from, d.page, d.rows, d.at = stream, '-', page, {}, 0
+end
+
+local function advance(d)
+  d.at = d.at + 1
+  if d.at > #d.rows then
+    if d.at > 1 and #d.rows < d.page then
+      return false
+    end
+    d.rows = redis.pcall('XPENDING', d.stream, GROUP, d.from, '+', d.page, d.worker)
+    d.at = 1
+    if d.rows.err or #d.rows == 0 then
+      return false
+    end
+    d.from = '(' .. d.rows[#d.rows][1]
+  end
+  d.id = d.rows[d.at][1]
+  d.ms, d.seq = parse_id(d.id)
+  return true
+end
+
+local function sift_up(heap, i)
+  while i > 1 do
+    local parent = math.floor(i / 2)
+    if not before(heap[i], heap[parent]) then
+      return
+    end
+    heap[i], heap[parent] = heap[parent], heap[i]
+    i = parent
+  end
+end
+
+local function sift_down(heap)
+  local i, n = 1, #heap
+  while 2 * i <= n do
+    local child = 2 * i
+    if child < n and before(heap[child + 1], heap[child]) then
+      child = child + 1
+    end
+    if not before(heap[child], heap[i]) then
+      return
+    end
+    heap[i], heap[child] = heap[child], heap[i]
+    i = child
+  end
+end
+
+local function settle_heap(heap)
+  if not advance(heap[1]) then
+    heap[1] = heap[#heap]
+    heap[#heap] = nil
+  end
+  sift_down(heap)
+end
+
+local function finish(d)
+  for i = 1, #K.streams do
+    local left = redis.pcall('XPENDING', K.streams[i], GROUP, '-', '+', 1, d.worker)
+    if not left.err and #left == 0 then
+      redis.call('XGROUP', 'DELCONSUMER', K.streams[i], GROUP, d.worker)
+    end
+  end
+  redis.call('ZREM', K.leases, d.worker)
+  redis.call('HSET', K.workers, d.worker,
+    string.format('~%s|%s|%s|%s|%s', d.row.cause, now_text, d.row.token, d.row.term, d.row.evidence))
+  event('WorkerGone', { worker = d.worker, token = d.row.token, cause = d.row.cause })
+end
+
+local function anything_pending(stream)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, g in ipairs(groups.err and {} or groups) do
+    if g[2] == GROUP then
+      return g[6] > 0
+    end
+  end
+  return false
+end
+
+-- dead: a list from `draining`, all fenced. Returns how many entries were moved, and whether some are left. When none are,
+-- their consumers and leases go too, unless `keep`: then the worker ID is about to live again.
+local function drain(dead, limit, keep)
+  local moved, bytes = 0, 0
+  local page = math.max(8, math.ceil(limit / math.max(1, #dead)) + 1)
+  local stopped = false
+  for i = 1, #K.streams do
+    local heap = {}
+    for _, d in ipairs(anything_pending(K.streams[i]) and dead or {}) do
+      pending_of(d, K.streams[i], page)
+      if advance(d) then
+        heap[#heap + 1] = d
+        sift_up(heap, #heap)
+      end
+    end
+    while #heap > 0 and not stopped do
+      if moved >= limit or bytes >= BYTES_A_CALL then
+        stopped = true
+      else
+        local d = heap[1]
+        local size = move(i, d.id, d.row.cause, d.worker, d.moved)
+        bytes = bytes + (size or 0)
+        moved = moved + 1
+        d.count = d.count + (size and 1 or 0)
+        settle_heap(heap)
+      end
+    end
+    if stopped then
+      break
+    end
+  end
+  write_acknowledged()
+  for _, d in ipairs(dead) do
+    if #d.moved > 0 then
+      event('Moved', { cause = d.row.cause, worker = d.worker, late_ms = math.max(0, lease_now - d.row.ended), tasks = d.moved })
+      ring()
+    end
+    if WITHOUT_VERDICT[d.row.cause] then
+      count('reclaimed:' .. d.row.cause, d.count)
+    else
+      count('handed_back', d.count)
+    end
+    if not stopped and not keep then
+      finish(d)
+    end
+  end
+  return moved, stopped
+end
+
+local function draining(worker, row)
+  return { worker = worker, row = row, moved = {}, count = 0 }
+end

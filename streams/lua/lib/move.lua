@@ -1,0 +1,169 @@
+-- An entry's way to another stream: the one routine by which a task comes back, and the one by which it is buried.
+local HISTORY_ROWS = 20
+local SUSPECT_FROM = 2
+local SUSPECT = 1
+local LANES = { high = 3, normal = 5, low = 7 }
+local WITHOUT_VERDICT = { lease_expired = true, takeover = true, released = true, unknown = true }
+local OPTIONAL = { 'deliveries', 'attempts', 'handbacks', 'token', 'first', 'unique', 'schedule', 'history' }
+
+local to_delete = {}
+
+local function is_well_formed(f)
+  return f[1] == 'task' and f[3] == 'at' and f[5] == 'lane' and f[7] == 'max' and f[#f - 1] == 'body' and #f[2] <= 128
+    and string.find(f[2], '^[%w._:-]+$') ~= nil and LANES[f[6]] ~= nil and string.find(f[4], '^%d+$') ~= nil
+    and string.find(f[8], '^%d+$') ~= nil
+end
+
+local function envelope(f)
+  local e = {}
+  for i = 1, #f, 2 do
+    e[f[i]] = f[i + 1]
+  end
+  return e
+end
+
+local function number(text)
+  return tonumber(text) or 0
+end
+
+local function flat(e)
+  local f = { 'task', e.task, 'at', e.at, 'lane', e.lane, 'max', e.max }
+  for i = 1, #OPTIONAL do
+    local value = e[OPTIONAL[i]]
+    if value and value ~= 0 then
+      f[#f + 1] = OPTIONAL[i]
+      f[#f + 1] = value
+    end
+  end
+  f[#f + 1] = 'body'
+  f[#f + 1] = e.body
+  return f
+end
+
+local function remember(e, what, worker, cause)
+  local row = cjson.encode({ now, what, worker, cause })
+  if not e.history then
+    e.history = row
+    return
+  end
+  local _, rows = string.gsub(e.history, '\n', '')
+  if rows + 1 >= HISTORY_ROWS then
+    e.history = string.match(e.history, '\n(.*)$')
+  end
+  e.history = e.history .. '\n' .. row
+end
+
+-- A new entry for the same task: its fencing token grows, its first entry ID stays.
+local function renumber(e, id)
+  e.token = (tonumber(e.token) or 1) + 1
+  e.first = e.first or id
+end
+
+local function acknowledge(index, id)
+  local ids = to_delete[index]
+  if not ids then
+    ids = {}
+    to_delete[index] = ids
+  end
+  ids[#ids + 1] = id
+  if #ids >= 500 then
+    redis.call('XACK', K.streams[index], GROUP, unpack(ids))
+    redis.call('XDEL', K.streams[index], unpack(ids))
+    to_delete[index] = nil
+  end
+end
+
+local function write_acknowledged()
+  for index, ids in pairs(to_delete) do
+    redis.call('XACK', K.streams[index], GROUP, unpack(ids))
+    redis.call('XDEL', K.streams[index], unpack(ids))
+  end
+  to_delete = {}
+end
+
+local function release_unique(key, task)
+  if key and key ~= '' and redis.call('HGET', K.unique, key) == task then
+    redis.call('HDEL', K.unique, key)
+  end
+end
+
+-- run: {run_ms, name} of the handler whose verdict this is, or nil.
+local function bury(e, cause, err, worker, run)
+  local f = flat(e)
+  for _, value in ipairs({ 'cause', cause, 'error', err, 'worker', worker, 'dead_at', now_text }) do
+    f[#f + 1] = value
+  end
+  local id = redis.call('XADD', K.dead, '*', unpack(f))
+  release_unique(e.unique, e.task)
+  count('dead', 1)
+  count('dead:' .. cause, 1)
+  event('Died', { worker = worker, tasks = { { e.task, id, cause, err, run and run[1] or -1, run and run[2] or '' } } })
+end
+
+-- Keeps every field. More fields than `unpack` can take travel as one JSON array.
+local function bury_foreign(index, id, f, worker)
+  local task = 'foreign:' .. STREAM_NAMES[index] .. ':' .. id
+  local reason = 'not an entry of the protocol'
+  local out = { 'task', task, 'cause', 'foreign', 'error', reason, 'worker', worker, 'dead_at', now_text }
+  if #f <= 2000 then
+    for i = 1, #f, 2 do
+      out[#out + 1] = 'x:' .. f[i]
+      out[#out + 1] = f[i + 1]
+    end
+  else
+    out[#out + 1] = 'x'
+    out[#out + 1] = cjson.encode(f)
+  end
+  local target = redis.call('XADD', K.dead, '*', unpack(out))
+  count('dead', 1)
+  count('dead:foreign', 1)
+  event('Died', { worker = worker, tasks = { { task, target, 'foreign', reason, -1, '' } } })
+  acknowledge(index, id)
+end
+
+local function place(e)
+  local index = LANES[e.lane]
+  if number(e.deliveries) >= SUSPECT_FROM then
+    index = SUSPECT
+  end
+  return index
+end
+
+-- Brings the pending entry `id` of K.streams[index] back. `rows` collects the rows of the Moved event.
+-- Returns the bytes that it moved, or nil for a ghost.
+local function move(index, id, cause, worker, rows)
+  local got = redis.call('XRANGE', K.streams[index], id, id)
+  if #got == 0 then
+    redis.call('XACK', K.streams[index], GROUP, id)
+    count('ghosts', 1)
+    event('Ghost', { worker = worker, entries = { { STREAM_NAMES[index], id } } })
+    return nil
+  end
+  local f = got[1][2]
+  if not is_well_formed(f) then
+    bury_foreign(index, id, f, worker)
+    return #(f[#f] or '')
+  end
+  local e = envelope(f)
+  renumber(e, id)
+  if WITHOUT_VERDICT[cause] then
+    e.deliveries = number(e.deliveries) + 1
+    remember(e, 'reclaimed', worker, cause)
+    if e.deliveries >= tonumber(e.max) then
+      bury(e, 'max_deliveries', 'came back ' .. e.deliveries .. ' times without a verdict, last: ' .. cause, worker)
+      acknowledge(index, id)
+      return #e.body
+    end
+  else
+    e.handbacks = number(e.handbacks) + 1
+    remember(e, 'handed back', worker, cause)
+  end
+  local target = place(e)
+  if target ~= SUSPECT then
+    target = target - 1
+  end
+  local new_id = redis.call('XADD', K.streams[target], '*', unpack(flat(e)))
+  rows[#rows + 1] = { e.task, STREAM_NAMES[target], new_id, number(e.deliveries), number(e.handbacks), id }
+  acknowledge(index, id)
+  return #e.body
+end

@@ -1,0 +1,92 @@
+-- Settlements (docs/protocol.md "Settling"): what a worker's verdict does to its entry.
+-- s: [stream index, entry ID, outcome, task_id, unique, run_ms, name, delay_ms, cause, error]
+
+-- The entry's envelope when it is still pending to this worker; nil when it was settled or moved before.
+local function pending_envelope(s, worker)
+  local stream, id = K.streams[s[1]], s[2]
+  local pending = redis.pcall('XPENDING', stream, GROUP, id, id, 1, worker)
+  if pending.err or #pending == 0 then
+    return nil
+  end
+  local got = redis.call('XRANGE', stream, id, id)
+  if #got == 0 then
+    redis.call('XACK', stream, GROUP, id)
+    count('ghosts', 1)
+    event('Ghost', { worker = worker, entries = { { STREAM_NAMES[s[1]], id } } })
+    return nil
+  end
+  return envelope(got[1][2])
+end
+
+local function delay(e, s, rows)
+  local due = now + s[8]
+  redis.call('ZADD', K.delayed, string.format('%.0f', due), e.task)
+  redis.call('HSET', K.bodies, e.task, cjson.encode(flat(e)))
+  rows[#rows + 1] = { e.task, s[6], s[7], due, s[9], s[10], s[3] == 'parked' and 1 or 0 }
+end
+
+local function settle_with_envelope(s, e, worker, retried, moved)
+  local outcome, cause, err = s[3], s[9], s[10]
+  if outcome == 'handback' then
+    move(s[1], s[2], 'handback', worker, moved)
+    count('handed_back', 1)
+    return
+  end
+  renumber(e, s[2])
+  if outcome == 'retry' then
+    e.attempts = number(e.attempts) + 1
+    remember(e, 'retried', worker, cause)
+    count('retried', 1)
+    delay(e, s, retried)
+  elseif outcome == 'parked' then
+    e.handbacks = number(e.handbacks) + 1
+    remember(e, 'parked', worker, cause)
+    count('parked', 1)
+    delay(e, s, retried)
+  else
+    if outcome == 'failed' then
+      e.attempts = number(e.attempts) + 1
+      count('failed', 1)
+    end
+    remember(e, outcome, worker, cause)
+    bury(e, cause, err, worker, { s[6], s[7] })
+  end
+  acknowledge(s[1], s[2])
+end
+
+local function settle_all(settlements, worker, token)
+  local done, retried, moved, stale = {}, {}, {}, 0
+  for _, s in ipairs(settlements) do
+    if s[3] == 'succeeded' then
+      -- The token was checked, so what is pending under this ID is pending to this incarnation.
+      if redis.call('XACK', K.streams[s[1]], GROUP, s[2]) == 1 then
+        acknowledge(s[1], s[2])
+        release_unique(s[5], s[4])
+        done[#done + 1] = { s[4], s[6], s[7] }
+      else
+        stale = stale + 1
+      end
+    else
+      local e = pending_envelope(s, worker)
+      if e then
+        settle_with_envelope(s, e, worker, retried, moved)
+      else
+        stale = stale + 1
+      end
+    end
+  end
+  write_acknowledged()
+  if #done > 0 then
+    count('succeeded', #done)
+    event('Settled', { worker = worker, token = token, tasks = done })
+  end
+  if #retried > 0 then
+    event('Retried', { worker = worker, token = token, tasks = retried })
+  end
+  if #moved > 0 then
+    event('Moved', { cause = 'handback', worker = worker, late_ms = 0, tasks = moved })
+    ring()
+  end
+  count('stale', stale)
+  return stale
+end

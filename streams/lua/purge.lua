@@ -1,0 +1,21 @@
+-- purge: delete dead letters for good.
+-- KEYS: epoch clock counters events bell dead
+-- ARGV: now, entry IDs in :dead
+-- Reply: how many were there
+-- Cost: O(IDs)
+allow_at_maxmemory()
+local rows = {}
+for i = 2, #ARGV do
+  local got = redis.call('XRANGE', K.dead, ARGV[i], ARGV[i])
+  if #got > 0 then
+    local f = got[1][2]
+    rows[#rows + 1] = { f[2], ARGV[i] }
+    redis.call('XDEL', K.dead, ARGV[i])
+  end
+end
+if #rows > 0 then
+  count('purged', #rows)
+  event('Purged', { tasks = rows })
+end
+write_events()
+return #rows

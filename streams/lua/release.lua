@@ -1,0 +1,19 @@
+-- release: the parent of a worker saw it die. Fences that nonce and moves what it had pending.
+-- KEYS: epoch clock counters events bell unique dead workers leases streams
+-- USES: clock worker move drain
+-- ARGV: now, worker, nonce, limit
+-- Reply: ok moved | more moved | gone (another incarnation holds the ID, or nobody)
+-- Cost: O(entries moved), at most limit
+allow_at_maxmemory()
+tick()
+local worker = ARGV[2]
+local row = row_of(worker)
+if not row or row.nonce ~= ARGV[3] or row.state == 'gone' then
+  return { 'gone', 0 }
+end
+if row.state == 'live' then
+  fence(worker, row, 'released')
+end
+local moved, more = drain({ draining(worker, row) }, tonumber(ARGV[4]))
+write_events()
+return { more and 'more' or 'ok', moved }

@@ -1,0 +1,16 @@
+-- retain: keep dead letters and events within their limits. Only the daemon's settings decide what is old.
+-- KEYS: epoch clock counters events bell dead
+-- ARGV: now, dead letters older than this many ms go, most dead letters kept, events older than this many ms go, most events kept
+-- Reply: dead letters dropped, event entries dropped
+-- Cost: O(dropped), at most 10,000 of each a call
+allow_at_maxmemory()
+
+local function trim(stream, age, most)
+  local oldest = string.format('%.0f-0', math.max(0, now - age))
+  return redis.call('XTRIM', stream, 'MINID', '~', oldest, 'LIMIT', 10000)
+    + redis.call('XTRIM', stream, 'MAXLEN', '~', most, 'LIMIT', 10000)
+end
+
+local letters = trim(K.dead, tonumber(ARGV[2]), ARGV[3])
+count('dead_dropped', letters)
+return { letters, trim(K.events, tonumber(ARGV[4]), ARGV[5]) }
