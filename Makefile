@@ -38,8 +38,8 @@ check: $(DEV)
 	$(BIN)/mypy -p reclaimd
 	$(BIN)/mypy tests
 	$(BIN)/lint-imports
-	$(BIN)/python -P tests/checks/planted_errors.py
-	$(BIN)/python -P tests/checks/wheel_smoke.py
+	PYTHONPATH=tests $(BIN)/python -P tests/checks/planted_errors.py
+	PYTHONPATH=tests $(BIN)/python -P tests/checks/wheel_smoke.py
 	$(BIN)/pytest -q tests/unit/test_tidy.py
 
 format: $(DEV)
