@@ -42,27 +42,37 @@ def with_credentials(config: Config, environ: Mapping[str, str]) -> Config:
                 f"redis_url ({config.origin('redis_url')}) already holds a password and redis_password_file "
                 f"({config.origin('redis_password_file')}) names another: keep one of them"
             )
-        path, origins = Path(config.redis_password_file), config.origins
-    else:
-        folder = environ.get("CREDENTIALS_DIRECTORY")
-        path = Path(folder or "/", CREDENTIAL)
-        if not folder or has_password(config.redis_url) or not path.exists():
-            return config
-        origins = {**config.origins, "redis_password_file": f"systemd credential {CREDENTIAL}"}
+        password = _password_in(Path(config.redis_password_file))
+        if password is None:
+            raise ConfigError(
+                f"the Redis password file {config.redis_password_file} does not exist: create it, or correct "
+                f"redis_password_file ({config.origin('redis_password_file')})"
+            )
+        return msgspec.structs.replace(config, redis_url=with_password(config.redis_url, password))
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if not folder or has_password(config.redis_url):
+        return config
+    password = _password_in(Path(folder, CREDENTIAL))
+    if password is None:
+        return config
     return msgspec.structs.replace(
         config,
-        redis_url=with_password(config.redis_url, _read_password(path)),
-        redis_password_file=str(path),
-        origins=origins,
+        redis_url=with_password(config.redis_url, password),
+        redis_password_file=str(Path(folder, CREDENTIAL)),
+        origins={**config.origins, "redis_password_file": f"systemd credential {CREDENTIAL}"},
     )
 
 
-def _read_password(path: Path) -> str:
+def _password_in(path: Path) -> str | None:
+    """The password in a file; None when there is no such file."""
     try:
         password = path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"cannot read the Redis password from {path}: {reason}") from None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"cannot read the Redis password from {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"cannot read the Redis password from {path}: it is not UTF-8 text") from None
     if not password or "\n" in password:
         raise ConfigError(f"the Redis password file {path} must hold one line, the password")
     return password
