@@ -1,0 +1,1 @@
+"""What is seen: the metrics as data, and how views and events become them."""

@@ -1,0 +1,282 @@
+"""Every metric that reclaimd exports, as data: collector, instruments, docs/metrics.md and lint all read this table."""
+
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+import msgspec
+
+Kind: TypeAlias = Literal["counter", "gauge", "histogram", "info"]
+Source: TypeAlias = Literal["redis", "events", "daemon"]
+Where: TypeAlias = Literal["counters", "view", "waiting", "pending"]
+
+LANES = ("high", "normal", "low")
+FENCING_CAUSES = ("lease_expired", "takeover", "released", "left", "unknown")
+RECLAIM_CAUSES = ("lease_expired", "takeover", "released", "unknown")
+DEAD_CAUSES = (
+    "max_deliveries",
+    "retries_exhausted",
+    "not_retryable",
+    "timeout",
+    "unencodable_result",
+    "bad_arguments",
+    "bad_body",
+    "unknown_task",
+    "newer_body",
+    "foreign",
+)
+OTHER = "other"
+
+# What bounds each label. A label that is not here (task name, task ID, worker ID, host, error text) must not exist.
+LABELS = {
+    "queue": "the queues in the registry `{ns}:queues`",
+    "lane": "`high`, `normal`, `low`; `suspect` for the stream of suspects, which no lane owns",
+    "recovered": "`true` for the streams read first (`recovered:<lane>`, `suspect`), `false` for new work",
+    "cause": "the causes of docs/protocol.md; any other one counts as `other`",
+    "outcome": "the outcomes of docs/protocol.md",
+    "reason": "`task_id` (seen lately), `unique` (its key is held by an open task)",
+    "state": "`live`, `fenced`, `expired`, `gone`",
+    "loop": "the daemon's loops",
+    "script": "the scripts of docs/protocol.md",
+    "version": "one value per daemon",
+    "python": "one value per daemon",
+    "layout": "one value per daemon",
+}
+
+FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+RECOVERY = (0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+TASK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+
+
+class Field(msgspec.Struct, frozen=True):
+    """A series of a metric that is read from a view: its labels after `queue`, and the field that holds it.
+
+    A field that ends in `*` means the sum of all counters with that prefix which no other series of the metric reads.
+    """
+
+    labels: tuple[str, ...]
+    name: str
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric. `name` is the full name with unit and `_total`; `unit` its base unit, empty for plain numbers.
+
+    `source`: `redis` is read from the partition's view at each scrape (`where` says in which part of it, `fields` which
+    of it, `scale` multiplies), `events` is fed from the event stream, `daemon` is measured by the daemon about itself.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    source: Source
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    buckets: tuple[float, ...] = ()
+    where: Where = "view"
+    fields: tuple[Field, ...] = ()
+    scale: float = 1.0
+
+    @property
+    def family(self) -> str:
+        """The name of the metric family: without `_total` or `_info`, as OpenMetrics wants it."""
+        return self.name.removesuffix("_total").removesuffix("_info")
+
+
+def _total(name: str, text: str, field: str) -> Metric:
+    return Metric(
+        name=f"reclaimd_{name}_total",
+        kind="counter",
+        help=text,
+        source="redis",
+        labels=("queue",),
+        where="counters",
+        fields=(Field((), field),),
+    )
+
+
+def _total_by(name: str, text: str, label: str, fields: Iterable[tuple[str, str]]) -> Metric:
+    return Metric(
+        name=f"reclaimd_{name}_total",
+        kind="counter",
+        help=text,
+        source="redis",
+        labels=("queue", label),
+        where="counters",
+        fields=tuple(Field((value,), field) for value, field in fields),
+    )
+
+
+def _by_cause(prefix: str, causes: Iterable[str]) -> list[tuple[str, str]]:
+    return [*((cause, f"{prefix}:{cause}") for cause in causes), (OTHER, f"{prefix}:*")]
+
+
+def _state(name: str, text: str, field: str, *, unit: str = "", scale: float = 1.0) -> Metric:
+    return Metric(
+        name=f"reclaimd_{name}",
+        kind="gauge",
+        help=text,
+        source="redis",
+        labels=("queue",),
+        unit=unit,
+        fields=(Field((), field),),
+        scale=scale,
+    )
+
+
+def _by_stream(name: str, text: str, where: Where) -> Metric:
+    fields = [Field(("suspect", "true"), "suspect")]
+    for lane in LANES:
+        fields += [Field((lane, "true"), f"recovered:{lane}"), Field((lane, "false"), f"lane:{lane}")]
+    return Metric(
+        name=f"reclaimd_{name}",
+        kind="gauge",
+        help=text,
+        source="redis",
+        labels=("queue", "lane", "recovered"),
+        where=where,
+        fields=tuple(fields),
+    )
+
+
+def _spans(name: str, text: str, source: Source, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Metric:
+    return Metric(
+        name=f"reclaimd_{name}_seconds",
+        kind="histogram",
+        help=text,
+        source=source,
+        labels=labels,
+        unit="seconds",
+        buckets=buckets,
+    )
+
+
+def _own(name: str, kind: Kind, text: str, labels: tuple[str, ...] = (), unit: str = "") -> Metric:
+    return Metric(name=f"reclaimd_{name}", kind=kind, help=text, source="daemon", labels=labels, unit=unit)
+
+
+TOTALS = (
+    _total("tasks_enqueued", "Tasks accepted.", "enqueued"),
+    _total_by(
+        "enqueues_deduplicated",
+        "Enqueues that added nothing, because the task was there already.",
+        "reason",
+        [("task_id", "duplicates"), ("unique", "exists")],
+    ),
+    _total("tasks_started", "Deliveries of tasks to workers.", "started"),
+    _total_by(
+        "tasks_settled",
+        "Verdicts by outcome: succeeded, retried (failed, runs again), parked (not run here), failed (for good).",
+        "outcome",
+        [(outcome, outcome) for outcome in ("succeeded", "retried", "parked", "failed")],
+    ),
+    _total_by(
+        "tasks_dead_lettered",
+        "Tasks that became dead letters.",
+        "cause",
+        _by_cause("dead", DEAD_CAUSES),
+    ),
+    _total_by(
+        "entries_reclaimed",
+        "Entries that came back without a verdict, because their worker died or lost its lease.",
+        "cause",
+        _by_cause("reclaimed", RECLAIM_CAUSES),
+    ),
+    _total("entries_handed_back", "Entries that a worker returned without running them to an end.", "handed_back"),
+    _total("false_reclaims", "Reclaims from a worker that was alive after all.", "false_reclaims"),
+    _total("ghost_entries", "Pending entries that had been deleted, and were acknowledged.", "ghosts"),
+    _total("settlements_fenced", "Settlements refused because the worker had been fenced.", "fenced"),
+    _total("settlements_stale", "Settlements without effect, because the entry was not pending any more.", "stale"),
+    _total("tasks_promoted", "Delayed tasks and retries that entered their lane.", "promoted"),
+    _total("dead_letters_redriven", "Dead letters sent back to their lane.", "redriven"),
+    _total("dead_letters_purged", "Dead letters deleted by hand.", "purged"),
+    _total("workers_joined", "Incarnations of workers that began.", "joined"),
+    _total("workers_left", "Workers that left gracefully.", "left"),
+    _total_by(
+        "workers_fenced",
+        "Incarnations of workers that lost their rights.",
+        "cause",
+        _by_cause("fenced_workers", FENCING_CAUSES),
+    ),
+)
+
+STATES = (
+    _by_stream("tasks_waiting", "Tasks that no worker has taken yet.", "waiting"),
+    _by_stream("tasks_pending", "Tasks that a worker has taken and not settled.", "pending"),
+    _state("tasks_delayed", "Tasks that wait for their due time, retries among them.", "delayed"),
+    _state("tasks_overdue", "Delayed tasks whose due time has passed.", "overdue"),
+    _state("tasks_dead", "Dead letters kept.", "dead"),
+    _state(
+        "oldest_pending_age_seconds",
+        "Age of the oldest pending entry, 0 when there is none.",
+        "oldest_pending_ms",
+        unit="seconds",
+        scale=0.001,
+    ),
+    _state(
+        "oldest_waiting_age_seconds",
+        "Age of the oldest waiting entry, 0 when there is none.",
+        "oldest_waiting_ms",
+        unit="seconds",
+        scale=0.001,
+    ),
+    Metric(
+        name="reclaimd_workers",
+        kind="gauge",
+        help="Workers by state: live, expired (lease over, not fenced yet), fenced (entries not moved yet), gone.",
+        source="redis",
+        labels=("queue", "state"),
+        fields=tuple(Field((state,), state) for state in ("live", "expired", "fenced", "gone")),
+    ),
+    _state("queue_paused", "1 while workers take nothing from the queue.", "paused"),
+    _state("events_kept", "Length of the event stream, in batches.", "events"),
+    _state(
+        "view_timestamp_seconds",
+        "When the numbers of this queue were read, by the Redis server's wall clock.",
+        "now_ms",
+        unit="seconds",
+        scale=0.001,
+    ),
+)
+
+RECLAIM_LATENCY = _spans(
+    "reclaim_latency",
+    "From the end of a worker's lease until its entry was back in a lane; 0 when the death was proven before.",
+    "events",
+    ("queue", "cause"),
+    RECOVERY,
+)
+TASK_WAIT = _spans("task_wait", "From the moment a task could run until it started.", "events", ("queue",), TASK)
+TASK_RUN = _spans(
+    "task_run", "Run time of handlers that gave a verdict, by outcome.", "events", ("queue", "outcome"), TASK
+)
+PROMOTION_LATENESS = _spans(
+    "promotion_lateness", "From a delayed task's due time until it entered its lane.", "events", ("queue",), RECOVERY
+)
+EVENTS_UNREADABLE = Metric(
+    name="reclaimd_events_unreadable_total",
+    kind="counter",
+    help="Events that this program could not read (broken, or from a newer one).",
+    source="events",
+    labels=("queue",),
+)
+FROM_EVENTS = (RECLAIM_LATENCY, TASK_WAIT, TASK_RUN, PROMOTION_LATENESS, EVENTS_UNREADABLE)
+
+EVENTS_READ_LAG = _own(
+    "events_read_lag_seconds",
+    "gauge",
+    "Age of the oldest event that this daemon has not read yet, 0 when it has read all.",
+    ("queue",),
+    "seconds",
+)
+RECOVERED_AT_START = _own(
+    "recovered_at_start_entries", "gauge", "Entries that this daemon moved back when it started.", ("queue",)
+)
+REDIS_ROUND_TRIP = _spans(
+    "redis_round_trip", "Time from sending a script to its answer, as the daemon sees it.", "daemon", ("script",), FAST
+)
+LOOP_LAG = _spans("event_loop_lag", "How late the daemon's event loop ran a timer.", "daemon", (), FAST)
+LOOP_STEPS = _own("loop_steps_total", "counter", "Steps of the daemon's loops that succeeded.", ("loop",))
+LOOP_ERRORS = _own("loop_errors_total", "counter", "Steps of the daemon's loops that failed.", ("loop",))
+BUILD_INFO = _own("build_info", "info", "1, labelled with what runs.", ("version", "python", "layout"))
+OWN = (EVENTS_READ_LAG, RECOVERED_AT_START, REDIS_ROUND_TRIP, LOOP_LAG, LOOP_STEPS, LOOP_ERRORS, BUILD_INFO)
+
+CATALOGUE: tuple[Metric, ...] = (*TOTALS, *STATES, *FROM_EVENTS, *OWN)
