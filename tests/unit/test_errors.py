@@ -34,6 +34,7 @@ def test_each_error_survives_the_way_to_another_process(error: ReclaimdError) ->
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 our own bytes
     assert type(copy) is type(error)
     assert str(copy) == str(error)
+    assert copy.args == error.args
 
 
 def test_every_error_has_an_example() -> None:
