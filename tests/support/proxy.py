@@ -244,6 +244,7 @@ class _Link:
         self._awaited: deque[Rule | None] = deque()
         self._state = threading.Condition()
         self.client_gone = False
+        self._server_gone = False
         self._holding = 0
         self._threads = [
             threading.Thread(target=self._pump_up, name=f"proxy-{proxy.port}-up", daemon=True),
@@ -307,7 +308,7 @@ class _Link:
     def _client_left(self) -> None:
         """The client sends no more: end the server's side once no released request waits for its answer there."""
         with self._state:
-            self._state.wait_for(lambda: self._holding == 0, timeout=10)
+            self._state.wait_for(lambda: self._holding == 0 or self._server_gone)
         self.close_upstream()
 
     def _pump_down(self) -> None:
@@ -323,7 +324,7 @@ class _Link:
             # The server's side was reset; what the client gets to see is the same as for an orderly end.
             self.close_upstream()
         with self._state:
-            self._holding = 0
+            self._server_gone = True
             self._state.notify_all()
         self.cut()
         self._client.close()

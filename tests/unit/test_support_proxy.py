@@ -201,13 +201,15 @@ def test_a_dead_server_looks_like_one(server: Server, client: redis.Redis) -> No
 def test_no_thread_outlives_the_proxy(server: Server) -> None:
     with Proxy(server.port) as proxy, connect(proxy) as client:
         client.ping()
-        proxy.hold(times=None)
+        rule = proxy.hold(times=None)
         thread = in_background(lambda: client.incr("n"))
+        rule.wait_caught()
         proxy.black_hole()
-    thread.join(5)
-    prefix = f"proxy-{proxy.port}"
-    wait_until(
-        lambda: not [t for t in threading.enumerate() if t.name.startswith(prefix)], "the proxy's threads to end"
-    )
+        proxy.stop()
+        thread.join(5)
+        assert not thread.is_alive()
+        prefix = f"proxy-{proxy.port}"
+        alive = [thread.name for thread in threading.enumerate() if thread.name.startswith(prefix)]
+        assert alive == []
     with server.client() as direct:
         assert direct.get("n") is None
