@@ -1,4 +1,5 @@
-"""Connections to Redis and the sending of script calls: the only place where the client library's defaults are overruled.
+"""Connections to Redis and the sending of script calls: the only place where the client library's defaults are
+overruled.
 
 redis-py retries writes ten times and times out blocking reads by default; neither is safe for streams. Here nothing is
 retried below us, each reader has a connection of its own, and the library's errors become ours.
@@ -37,7 +38,7 @@ AsyncClient = redis.asyncio.Redis
 SyncClient = redis.Redis
 
 
-def connect(url: str, *, reply_timeout: float = REPLY_TIMEOUT, single: bool = True, password: str | None = None) -> AsyncClient:
+def connect(url: str, *, reply_timeout: float = REPLY_TIMEOUT, single: bool = True) -> AsyncClient:
     """An asyncio client. `single`: one connection, for a caller that sends one command at a time. Does no IO yet."""
     return redis.asyncio.Redis.from_url(
         url,
@@ -47,7 +48,6 @@ def connect(url: str, *, reply_timeout: float = REPLY_TIMEOUT, single: bool = Tr
         retry=AsyncRetry(NoBackoff(), 0),
         legacy_responses=False,
         health_check_interval=0,
-        **_password(password),
     )
 
 
@@ -56,7 +56,6 @@ def connect_sync(
     *,
     reply_timeout: float = REPLY_TIMEOUT,
     connect_timeout: float = CONNECT_TIMEOUT,
-    password: str | None = None,
 ) -> SyncClient:
     """The same for threads and programs without asyncio."""
     return redis.Redis.from_url(
@@ -67,12 +66,7 @@ def connect_sync(
         retry=Retry(NoBackoff(), 0),
         legacy_responses=False,
         health_check_interval=0,
-        **_password(password),
     )
-
-
-def _password(password: str | None) -> dict[str, Any]:
-    return {} if password is None else {"password": password}
 
 
 _UNUSABLE = (
@@ -120,13 +114,18 @@ def translated(url: str) -> Iterator[None]:
         raise ours from error
 
 
+def _execute(client: AsyncClient | SyncClient, command: str, script: str, call: Call[T]) -> Any:
+    """The reply, or for an asyncio client an awaitable of it; redis-py has no types for this method."""
+    return client.execute_command(command, script, len(call.keys), *call.keys, *call.args)
+
+
 async def send(client: AsyncClient, call: Call[T]) -> T:
     """Run a script. On a server that does not know it yet, sends its text: NOSCRIPT means that nothing ran."""
     script = call.script
     try:
-        reply = await client.execute_command("EVALSHA", script.sha, len(call.keys), *call.keys, *call.args)
+        reply = await _execute(client, "EVALSHA", script.sha, call)
     except redis.exceptions.NoScriptError:
-        reply = await client.execute_command("EVAL", script.source, len(call.keys), *call.keys, *call.args)
+        reply = await _execute(client, "EVAL", script.source, call)
     return call.parse(reply)
 
 
@@ -134,9 +133,9 @@ def send_sync(client: SyncClient, call: Call[T]) -> T:
     """The same for a sync client."""
     script = call.script
     try:
-        reply = client.execute_command("EVALSHA", script.sha, len(call.keys), *call.keys, *call.args)
+        reply = _execute(client, "EVALSHA", script.sha, call)
     except redis.exceptions.NoScriptError:
-        reply = client.execute_command("EVAL", script.source, len(call.keys), *call.keys, *call.args)
+        reply = _execute(client, "EVAL", script.source, call)
     return call.parse(reply)
 
 
@@ -144,7 +143,7 @@ def send_all_sync(client: SyncClient, calls: list[Call[T]]) -> list[T]:
     """Several calls in one round trip, not atomically; the scripts are loaded first if the server lost them."""
     pipeline = client.pipeline(transaction=False)
     for call in calls:
-        pipeline.execute_command("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
+        _execute(pipeline, "EVALSHA", call.script.sha, call)
     replies = pipeline.execute(raise_on_error=False)
     results: list[T] = []
     for call, reply in zip(calls, replies, strict=True):

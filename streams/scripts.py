@@ -1,7 +1,7 @@
 """One typed caller for each Lua script: what to send, and what the reply means. No IO here.
 
-A `Call` is sent by `reclaimd.streams.redis_log`. `now` is None for the server's own clock; tests pass wall milliseconds. Every
-call may be sent again after a lost reply (docs/protocol.md says what each then does).
+A `Call` is sent by `reclaimd.streams.redis_log`. `now` is None for the server's own clock; tests pass wall
+milliseconds. Every call may be sent again after a lost reply (docs/protocol.md says what each then does).
 """
 
 from __future__ import annotations
@@ -50,14 +50,18 @@ class NewTask(NamedTuple):
 
 
 class Enqueued(NamedTuple):
-    """What became of one task. `status`: ok, duplicate (its ID was seen before) or exists (`task_id` holds the unique key)."""
+    """What became of one task. `status`: ok, duplicate (its ID was seen before) or exists (`task_id` holds the unique
+    key).
+    """
 
     status: str
     task_id: str
     entry_id: str
 
 
-def enqueue(partition: Partition, tasks: Sequence[NewTask], *, epoch_id: str, now: int | None = None) -> Call[list[Enqueued]]:
+def enqueue(
+    partition: Partition, tasks: Sequence[NewTask], *, epoch_id: str, now: int | None = None
+) -> Call[list[Enqueued]]:
     """Add tasks; `epoch_id` names the epoch if this is the first write into nothing."""
     args: list[Arg] = [epoch_id]
     for t in tasks:
@@ -70,7 +74,9 @@ def _parse_enqueued(reply: list[list[bytes]]) -> list[Enqueued]:
 
 
 class Joined(NamedTuple):
-    """status: ok (`token` is ours), live (`holder` has `left_ms` left), more (call again), fenced (take another nonce)."""
+    """status: ok (`token` is ours), live (`holder` has `left_ms` left), more (call again), fenced (take another
+    nonce).
+    """
 
     status: str
     token: str = ""
@@ -79,7 +85,9 @@ class Joined(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Who joins. `evidence`: JSON object; `proof`: nonce of an earlier incarnation of this ID that is proven dead, or empty."""
+    """Who joins. `evidence`: JSON object; `proof`: nonce of an earlier incarnation of this ID that is proven dead, or
+    empty.
+    """
 
     worker: str
     nonce: str
@@ -89,7 +97,9 @@ class Identity(NamedTuple):
     after_fence: bool = False
 
 
-def join(partition: Partition, who: Identity, *, epoch_id: str, limit: int = 500, now: int | None = None) -> Call[Joined]:
+def join(
+    partition: Partition, who: Identity, *, epoch_id: str, limit: int = 500, now: int | None = None
+) -> Call[Joined]:
     """Begin an incarnation; moves at most `limit` entries of the one before."""
     args = (epoch_id, who.worker, who.nonce, who.lease_ms, who.evidence, who.proof, limit, int(who.after_fence))
     return _call("join", partition, now, args, _parse_joined)
@@ -114,12 +124,14 @@ class Turn(NamedTuple):
 
 
 class Turned(NamedTuple):
-    """status: ok, fenced, or state (the partition's `state` forbids running). `lost`: running entries not pending any more."""
+    """status: ok, fenced, or state (the partition's `state` forbids running). `lost`: running entries not pending any
+    more.
+    """
 
     status: str
-    deliveries: list[Delivery] = []
+    deliveries: Sequence[Delivery] = ()
     handed_back: int = 0
-    lost: list[tuple[int, str]] = []
+    lost: Sequence[tuple[int, str]] = ()
     stale: int = 0
     paused: bool = False
     state: str = "ok"
@@ -171,7 +183,9 @@ def leave(partition: Partition, worker: str, token: str, *, limit: int = 500, no
     return _call("leave", partition, now, (worker, token, limit), _parse_drained)
 
 
-def release(partition: Partition, worker: str, nonce: str, *, limit: int = 500, now: int | None = None) -> Call[Drained]:
+def release(
+    partition: Partition, worker: str, nonce: str, *, limit: int = 500, now: int | None = None
+) -> Call[Drained]:
     """Fence an incarnation whose process is proven dead, and move its entries."""
     return _call("release", partition, now, (worker, nonce, limit), _parse_drained)
 
@@ -184,7 +198,9 @@ class Reclaimed(NamedTuple):
     workers: int
 
 
-def reclaim(partition: Partition, *, limit: int = 500, unknown: bool = False, now: int | None = None) -> Call[Reclaimed]:
+def reclaim(
+    partition: Partition, *, limit: int = 500, unknown: bool = False, now: int | None = None
+) -> Call[Reclaimed]:
     """Fence the dead and move up to `limit` of their entries; `unknown` also looks for consumers without a row."""
     return _call("reclaim", partition, now, (limit, int(unknown)), lambda r: Reclaimed(r[0], bool(r[1]), r[2]))
 
@@ -192,7 +208,7 @@ def reclaim(partition: Partition, *, limit: int = 500, unknown: bool = False, no
 class Promoted(NamedTuple):
     """`next_due`: wall milliseconds of the next delayed task, or None."""
 
-    count: int
+    promoted: int
     next_due: int | None
 
 
@@ -226,7 +242,11 @@ class Redriven(NamedTuple):
 
 def redrive(partition: Partition, entry_ids: Sequence[str], *, now: int | None = None) -> Call[list[Redriven]]:
     """Dead letters back to their lanes; entry IDs of `:dead`, at most 500."""
-    return _call("redrive", partition, now, entry_ids, lambda r: [Redriven(*(part.decode() for part in row)) for row in r])
+    return _call("redrive", partition, now, entry_ids, _parse_redriven)
+
+
+def _parse_redriven(reply: list[list[bytes]]) -> list[Redriven]:
+    return [Redriven(*(part.decode() for part in row)) for row in reply]
 
 
 def purge(partition: Partition, entry_ids: Sequence[str], *, now: int | None = None) -> Call[int]:
@@ -241,7 +261,9 @@ class Cleaned(NamedTuple):
     consumers: list[tuple[str, str]]
 
 
-def cleanup(partition: Partition, *, older_than_ms: int = 0, dry_run: bool = False, now: int | None = None) -> Call[Cleaned]:
+def cleanup(
+    partition: Partition, *, older_than_ms: int = 0, dry_run: bool = False, now: int | None = None
+) -> Call[Cleaned]:
     """Forget workers gone for that long, and empty consumers without a worker."""
     return _call("cleanup", partition, now, (older_than_ms, int(dry_run)), _parse_cleaned)
 
