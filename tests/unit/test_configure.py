@@ -107,6 +107,7 @@ def test_unset_is_not_default() -> None:
         ("RECLAIMD_DAEMON_LOG_LEVEL", "loud", "expected one of debug, info, warning, error"),
         ("RECLAIMD_REDIS_URL", "http://u:hunter2@h", "redis_url = 'http://u:***@h'"),
         ("RECLAIMD_NAMESPACE", "a:b", "namespace = 'a:b'"),
+        ("RECLAIMD_LISTEN", "9417", "listen = '9417' (environment variable RECLAIMD_LISTEN): a listening address is"),
     ],
 )  # fmt: skip
 def test_a_wrong_variable_is_named(variable: str, value: str, message: str) -> None:
@@ -140,6 +141,8 @@ def test_variables_that_are_no_settings_are_left_alone(variable: str, value: str
         ({"worker": {"leas": "2s"}}, "unknown key worker.leas in x.toml: did you mean worker.lease?"),
         ({"worker": {"lease_ms": 2_000}}, "did you mean worker.lease?"),
         ({"lease": "2s"}, "lease belongs in section [worker]"),
+        ({"max_delivery": 3}, "did you mean worker.max_deliveries?"),
+        ({"zzz": 3}, "the keys at the top are redis_url, redis_password_file, namespace, listen"),
         ({"worker": {"redis_url": "redis://h"}}, "redis_url belongs at the top, above the first section"),
         ({"daemon": {"zzz": 1}}, "the keys of [daemon] are dead_retention, dead_max"),
         ({"wroker": {"lease": "2s"}}, "unknown section [wroker] in x.toml: did you mean [worker]?"),
