@@ -5,11 +5,12 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from reclaimd.streams.keys import STREAMS
+
 Kind: TypeAlias = Literal["counter", "gauge", "histogram", "info"]
 Source: TypeAlias = Literal["redis", "events", "daemon"]
 Where: TypeAlias = Literal["counters", "view", "waiting", "pending"]
 
-LANES = ("high", "normal", "low")
 FENCING_CAUSES = ("lease_expired", "takeover", "released", "left", "unknown")
 RECLAIM_CAUSES = ("lease_expired", "takeover", "released", "unknown")
 DEAD_CAUSES = (
@@ -123,9 +124,10 @@ def _state(name: str, text: str, field: str, *, unit: str = "", scale: float = 1
 
 
 def _by_stream(name: str, text: str, where: Where) -> Metric:
-    fields = [Field(("suspect", "true"), "suspect")]
-    for lane in LANES:
-        fields += [Field((lane, "true"), f"recovered:{lane}"), Field((lane, "false"), f"lane:{lane}")]
+    fields = []
+    for stream in STREAMS:
+        kind, _, lane = stream.partition(":")
+        fields.append(Field((lane or kind, "false" if kind == "lane" else "true"), stream))
     return Metric(
         name=f"reclaimd_{name}",
         kind="gauge",
@@ -188,6 +190,7 @@ TOTALS = (
     _total("tasks_promoted", "Delayed tasks and retries that entered their lane.", "promoted"),
     _total("dead_letters_redriven", "Dead letters sent back to their lane.", "redriven"),
     _total("dead_letters_purged", "Dead letters deleted by hand.", "purged"),
+    _total("dead_letters_dropped", "Dead letters that retention trimmed.", "dead_dropped"),
     _total("workers_joined", "Incarnations of workers that began.", "joined"),
     _total("workers_left", "Workers that left gracefully.", "left"),
     _total_by(

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from prometheus_client.samples import Sample
 
-from reclaimd.metrics.catalogue import CATALOGUE, LABELS, LANES, STATES, TOTALS, Metric
+from reclaimd.metrics.catalogue import CATALOGUE, LABELS, STATES, TOTALS, Metric
 from reclaimd.metrics.collector import ViewCollector, series
 from reclaimd.metrics.docs import COMMAND, render_docs
 from reclaimd.metrics.instruments import new_registry
+from reclaimd.streams.keys import STREAMS
 from support.views import EMPTY, make_view
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 PROTOCOL = PAGE.with_name("protocol.md")
-STREAMS = ("suspect", *(f"{kind}:{lane}" for kind in ("recovered", "lane") for lane in LANES))
 NOT_BASE_UNITS = re.compile(r"_(ms|millis|milliseconds|us|micros|minutes|hours|days|kb|kilobytes|percent|kib|mb)(_|$)")
 
 each_metric = pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
@@ -85,6 +85,14 @@ def test_every_counter_of_the_protocol_is_exported() -> None:
     stated = {name.partition(":")[0] for name in re.findall(r"`([a-z_:<>]+)`", text)}
     exported = {field.name.partition(":")[0] for metric in TOTALS for field in metric.fields}
     assert stated == exported
+
+
+def test_every_counter_of_the_scripts_is_exported() -> None:
+    scripts = "".join(path.read_text("utf-8") for path in (PAGE.parents[1] / "streams" / "lua").rglob("*.lua"))
+    counted = set(re.findall(r"\bcount\('([a-z_]+)", scripts))
+    exported = {field.name.partition(":")[0] for metric in TOTALS for field in metric.fields}
+    assert len(counted) > 10
+    assert counted == exported
 
 
 def test_every_stream_is_exported() -> None:
