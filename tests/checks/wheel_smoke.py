@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -32,8 +31,8 @@ def build(tree: Path) -> Path:
     """The wheel, made from the sdist alone."""
     run(sys.executable, "-m", "build", "--no-isolation", "--sdist", ".", cwd=tree)
     (sdist,) = (tree / "dist").glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tree / "unpacked", filter="data")
+    (tree / "unpacked").mkdir()
+    run("tar", "-xzf", sdist, "-C", "unpacked", cwd=tree)
     (source,) = (tree / "unpacked").iterdir()
     run(sys.executable, "-m", "build", "--no-isolation", "--wheel", ".", cwd=source)
     (wheel,) = (source / "dist").glob("*.whl")
