@@ -3,23 +3,16 @@
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import hypothesis
 import pytest
 
 pytest.register_assert_rewrite("support")
 
-from support.servers import FLAVOURS, Option, Server, available_flavours  # noqa: E402  (after the rewrite hook)
+from support.servers import FLAVOURS, FreshServer, Option, Server, available_flavours  # noqa: E402  (after the rewrite hook)
 
 hypothesis.settings.register_profile("short", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("short")
-
-
-class FreshServer(Protocol):
-    """`fresh_server(appendonly="yes")` starts a server for this test alone; `flavour=` overrides the test's."""
-
-    def __call__(self, flavour: str | None = None, **options: Option) -> Server: ...
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

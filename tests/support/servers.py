@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import redis
 from redis.backoff import NoBackoff
@@ -253,6 +253,12 @@ class Server:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
+
+
+class FreshServer(Protocol):
+    """`fresh_server(appendonly="yes")` starts a server for this test alone; `flavour=` overrides the test's."""
+
+    def __call__(self, flavour: str | None = None, **options: Option) -> Server: ...
 
 
 def scratch_name(prefix: str = "t") -> str:

@@ -9,9 +9,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from conftest import FreshServer
 from support import servers as module
-from support.servers import Server, ServerFailedError, available_flavours, free_port
+from support.servers import FreshServer, Server, ServerFailedError, available_flavours, free_port
 from support.waiting import wait_until
 
 MAJORS = {"valkey": "7.2.4", "redis62": "6.2.", "redis70": "7.0."}
