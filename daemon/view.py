@@ -1,7 +1,7 @@
 """One partition as the daemon saw it at one instant: the value that plans, metrics and `status` are made from."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -79,3 +79,22 @@ class PartitionView(msgspec.Struct, frozen=True, kw_only=True):
             "failed": self.counter("failed"),
             "dead": self.dead,
         }
+
+
+_OPTIONAL = dict.fromkeys(("next_lease_end", "next_due", "oldest_pending_ms", "oldest_waiting_ms"))
+
+
+def decode_view(queue: str, partition: int, reply: bytes) -> PartitionView:
+    """The view in the `view` script's JSON reply; raises msgspec.ValidationError or DecodeError.
+
+    Lua's cjson writes no nil, turns a missing string into `false`, and may write an integer as `3.0` or `1e+15`.
+    """
+    fields: dict[str, Any] = _OPTIONAL | msgspec.json.decode(reply, type=dict[str, Any])
+    fields["epoch_id"] = fields.get("epoch_id") or ""
+    return msgspec.convert(_whole(fields) | {"queue": queue, "partition": partition}, PartitionView)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return {key: _whole(inner) for key, inner in value.items()} if isinstance(value, dict) else value

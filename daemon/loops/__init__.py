@@ -1,0 +1,1 @@
+"""The daemon's loops: each a shell around one awaitable step, which tests call directly."""
