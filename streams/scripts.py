@@ -184,10 +184,19 @@ def leave(partition: Partition, worker: str, token: str, *, limit: int = 500, no
 
 
 def release(
-    partition: Partition, worker: str, nonce: str, *, limit: int = 500, now: int | None = None
+    partition: Partition,
+    worker: str,
+    nonce: str,
+    *,
+    asked: bool = False,
+    limit: int = 500,
+    now: int | None = None,
 ) -> Call[Drained]:
-    """Fence an incarnation whose process is proven dead, and move its entries."""
-    return _call("release", partition, now, (worker, nonce, limit), _parse_drained)
+    """Fence an incarnation whose process is proven dead, and move its entries.
+
+    `asked`: it died because it was told to stop, so its tasks are handed back rather than counted as delivered.
+    """
+    return _call("release", partition, now, (worker, nonce, limit, "left" if asked else "released"), _parse_drained)
 
 
 class Reclaimed(NamedTuple):

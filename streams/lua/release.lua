@@ -1,7 +1,7 @@
 -- release: the parent of a worker saw it die. Fences that nonce and moves what it had pending.
 -- KEYS: epoch clock counters events bell unique dead workers leases streams
 -- USES: clock worker move drain
--- ARGV: now, worker, nonce, limit
+-- ARGV: now, worker, nonce, limit, cause: released, or left when it died because it was told to stop
 -- Reply: ok moved | more moved | gone (another incarnation holds the ID, or nobody)
 -- Cost: O(entries moved), at most limit
 allow_at_maxmemory()
@@ -12,7 +12,7 @@ if not row or row.nonce ~= ARGV[3] or row.state == 'gone' then
   return { 'gone', 0 }
 end
 if row.state == 'live' then
-  fence(worker, row, 'released')
+  fence(worker, row, ARGV[5])
 end
 local moved, more = drain({ draining(worker, row) }, tonumber(ARGV[4]))
 write_events()

@@ -12,7 +12,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reclaimd.daemon import log
+from reclaimd.streams import logs as log
 
 
 class Terminal(io.StringIO):

@@ -1,0 +1,161 @@
+"""Two threads beside the event loop: one renews the leases, one watches that they are renewed, and ends what must end.
+
+They are apart because sending can hang (a name lookup, a full socket) while the lease runs out. Counted from when the
+last renewal that succeeded was *sent*: at half a lease the handlers are cancelled; at two thirds, if any still runs,
+the process group is killed. Two thirds and one clamped clock step make a lease (docs/protocol.md "Lease time").
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import redis
+
+from reclaimd.streams import redis_log, scripts
+from reclaimd.streams.keys import Partition
+
+OVERRUN = 5.0
+PING_EVERY = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One incarnation to renew."""
+
+    partition: Partition
+    worker: str
+    token: str
+
+
+class Renewals:
+    """When each lease was last renewed, in seconds of the monotonic clock, by the sending time of what succeeded."""
+
+    def __init__(self, held: Sequence[Held], sent: float) -> None:
+        self._sent = {h.partition: sent for h in held}
+
+    def renewed(self, partition: Partition, sent: float) -> None:
+        """A renewal that was sent then has succeeded."""
+        self._sent[partition] = max(sent, self._sent[partition])
+
+    def oldest(self) -> float:
+        """The time from which the most endangered lease counts."""
+        return min(self._sent.values())
+
+
+class Watched(Protocol):
+    """What the threads need of the event loop's side. All may be called from another thread."""
+
+    def busy(self) -> bool:
+        """Whether any handler runs."""
+
+    def overdue_since(self) -> float | None:
+        """Monotonic deadline of the run that is longest past its own, None when none is."""
+
+    def post(self, what: Callable[[], None]) -> None:
+        """Call this in the event loop."""
+
+    def on_silence(self) -> None:
+        """(event loop) No renewal for half a lease: cancel all handlers."""
+
+    def on_fenced(self, partition: Partition) -> None:
+        """(event loop) The lease is lost."""
+
+    def on_kill(self, why: str) -> None:
+        """Kill the process group, from this thread, now."""
+
+
+class BeatThread(threading.Thread):
+    """Renews all leases in one round trip every heartbeat, sooner after a failure."""
+
+    def __init__(self, url: str, held: Sequence[Held], heartbeat: float, renewals: Renewals, watched: Watched) -> None:
+        super().__init__(name="reclaimd-beat", daemon=True)
+        self._held = held
+        self._heartbeat = heartbeat
+        self._renewals = renewals
+        self._watched = watched
+        self._ended = threading.Event()
+        timeout = max(heartbeat / 2, 0.05)
+        self._client = redis_log.connect_sync(url, reply_timeout=timeout, connect_timeout=timeout)
+        self._calls = [scripts.beat(h.partition, h.worker, h.token) for h in held]
+
+    def run(self) -> None:
+        """Until `end`."""
+        while not self._ended.wait(self._heartbeat if self.step() else min(self._heartbeat / 4, 0.5)):
+            pass
+        self._client.close()
+
+    def step(self) -> bool:
+        """One round of renewals; False when Redis could not be asked."""
+        sent = time.monotonic()
+        try:
+            results = redis_log.send_all_sync(self._client, self._calls)
+        except (redis.RedisError, OSError):
+            self._client.connection_pool.disconnect()
+            return False
+        for held, renewed in zip(self._held, results, strict=True):
+            if renewed:
+                self._renewals.renewed(held.partition, sent)
+            else:
+                self._watched.post(lambda lost=held.partition: self._watched.on_fenced(lost))  # type: ignore[misc]
+        return True
+
+    def end(self) -> None:
+        """Stop renewing."""
+        self._ended.set()
+
+
+class WatchThread(threading.Thread):
+    """Cancels at half a lease of silence, kills at two thirds; kills too when a run outlives its timeout and the event
+    loop does not answer.
+    """
+
+    def __init__(self, lease: float, renewals: Renewals, watched: Watched) -> None:
+        super().__init__(name="reclaimd-watch", daemon=True)
+        self._lease = lease
+        self._renewals = renewals
+        self._watched = watched
+        self._ended = threading.Event()
+        self._cancelled_for = -1.0
+        self._pong = time.monotonic()
+        self._pinged = self._pong
+
+    def run(self) -> None:
+        """Until `end`."""
+        wait = 0.0
+        while not self._ended.wait(wait):
+            wait = self.step(time.monotonic())
+
+    def step(self, now: float) -> float:
+        """Judge once; returns seconds until the next look."""
+        renewed = self._renewals.oldest()
+        silence = now - renewed
+        if silence >= self._lease * 2 / 3 and self._watched.busy():
+            self._watched.on_kill(f"no renewal for {silence:.1f} s and a handler still runs")
+        if silence >= self._lease / 2 and self._cancelled_for != renewed:
+            self._cancelled_for = renewed
+            self._watched.post(self._watched.on_silence)
+        self._judge_loop(now)
+        points = [renewed + self._lease / 2, renewed + self._lease * 2 / 3]
+        ahead = [point - now for point in points if point > now]
+        return min(
+            [*ahead, PING_EVERY, max(self._lease / 20, 0.02)] if silence >= self._lease / 2 else [*ahead, PING_EVERY]
+        )
+
+    def _judge_loop(self, now: float) -> None:
+        if now - self._pinged >= PING_EVERY:
+            self._pinged = now
+            self._watched.post(self._answer)
+        overdue = self._watched.overdue_since()
+        if overdue is not None and now - overdue > OVERRUN and now - self._pong > OVERRUN:
+            self._watched.on_kill(f"a handler is {now - overdue:.1f} s past its timeout and blocks the event loop")
+
+    def _answer(self) -> None:
+        self._pong = time.monotonic()
+
+    def end(self) -> None:
+        """Stop watching."""
+        self._ended.set()

@@ -1,0 +1,27 @@
+"""What a supervisor tells a child process, through its standard input: never in `ps`, never in the environment."""
+
+from __future__ import annotations
+
+import msgspec
+
+from reclaimd.streams.settings import Settings
+
+EXIT_STOPPED = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_UNUSABLE = 3
+EXIT_FENCED = 75
+EXIT_RECYCLE = 76
+
+
+class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`proof`: nonce of this ID's incarnation that the supervisor saw die, or empty. `target`: `MODULE:APP`."""
+
+    target: str
+    worker: str
+    nonce: str
+    parent_pid: int
+    settings: Settings
+    queues: list[str] = []
+    proof: str = ""
+    after_fence: bool = False

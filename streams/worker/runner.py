@@ -1,0 +1,267 @@
+"""The turn loop: one turn at a time on one connection; what a turn delivers is started, what finished goes with the
+next.
+
+Order that safety rests on: a handler starts only from the reply that delivered it; after any error the connection is
+closed and the next turn is an audit; a settlement leaves the list only when its turn was answered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import anyio
+import anyio.abc
+import redis
+import structlog
+
+from reclaimd.streams import redis_log, scripts
+from reclaimd.streams.errors import ReclaimdError
+from reclaimd.streams.keys import Partition
+from reclaimd.streams.producer import close_quietly
+from reclaimd.streams.scripts import Turn, Turned
+from reclaimd.streams.settings import WorkerSettings
+from reclaimd.streams.worker.bell import Doorbell
+from reclaimd.streams.worker.handlers import Handlers, NoVerdict, Run
+from reclaimd.streams.worker.options import EXIT_FENCED, EXIT_RECYCLE, EXIT_STOPPED
+from reclaimd.streams.worker.shift import Shift
+
+log = structlog.get_logger("reclaimd.worker")
+
+LARGEST_TURN = 500
+FIRST_RETRY = 0.05
+LONGEST_RETRY = 1.0
+STATE_WAIT = 1.0
+# How long a stopping worker tries to tell its last settlements to a Redis that does not answer.
+LAST_WORDS = 5.0
+
+
+class Ending(NamedTuple):
+    """Why a worker stops taking tasks, until when its handlers may go on, and its exit code."""
+
+    why: str
+    deadline: float
+    code: int
+
+
+class Runner:
+    """Takes, runs and settles for one worker process, over all its partitions."""
+
+    def __init__(
+        self,
+        url: str,
+        worker: str,
+        shifts: Sequence[Shift],
+        handlers: Handlers,
+        settings: WorkerSettings,
+        renewed: Callable[[Partition, float], None],
+    ) -> None:
+        self._url = url
+        self._worker = worker
+        self._shifts = list(shifts)
+        self._handlers = handlers
+        self._settings = settings
+        self._renewed = renewed
+        self._client: redis_log.AsyncClient | None = None
+        self._wake = anyio.Event()
+        self._bell = Doorbell(url, shifts, self.wake)
+        self._ending: Ending | None = None
+        self._cancelled = False
+        self._failures = 0
+        self._fenced: set[Partition] = set()
+        self._withheld = 0
+        self._next_audit = 0.0
+        self._not_before = 0.0
+
+    def wake(self) -> None:
+        """Look again: something finished, rang or ended."""
+        self._wake.set()
+
+    def busy(self) -> bool:
+        """Whether any handler runs. May be called from another thread."""
+        return any(shift.running for shift in self._shifts)
+
+    def overdue_since(self) -> float | None:
+        """The earliest deadline of a run that has passed. May be called from another thread."""
+        now = time.monotonic()
+        deadlines = [run.deadline for shift in self._shifts for run in list(shift.running.values())]
+        return min((d for d in deadlines if d is not None and d < now), default=None)
+
+    def end(self, why: str, grace: float, code: int = EXIT_STOPPED) -> None:
+        """Take no more; let handlers go on for `grace` seconds, then cancel them. The most urgent end wins."""
+        deadline = time.monotonic() + grace
+        if self._ending is None or deadline < self._ending.deadline or code == EXIT_FENCED:
+            log.info("worker ends", worker=self._worker, why=why, running=self._running(), grace_s=grace)
+            self._ending = Ending(why, deadline, code)
+        self.wake()
+
+    def fenced(self, partition: Partition) -> None:
+        """A newer incarnation or the daemon took over this worker ID: nothing here counts any more."""
+        if partition in self._fenced:
+            return
+        self._fenced.add(partition)
+        log.error("fenced: the tasks of this worker run elsewhere", worker=self._worker, queue=partition.queue)
+        self.end("fenced", 0, EXIT_FENCED)
+
+    def cancel_all(self, why: str) -> None:
+        """Cancel every handler; each is handed back, or refused if somebody else has it by then."""
+        log.warning("handlers cancelled", worker=self._worker, why=why, running=self._running())
+        for shift in self._shifts:
+            for run in list(shift.running.values()):
+                run.stop()
+
+    async def run(self) -> int:
+        """Until ended; returns the exit code. All that could be handed back was."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._bell.run)
+            while not self._is_over():
+                shift = self._next_shift()
+                if shift is None:
+                    await self._rest()
+                else:
+                    await self._turn(shift, group)
+            if not self._withheld:
+                await self._leave()
+            group.cancel_scope.cancel()
+        if self._client is not None:
+            await close_quietly(self._client)
+        assert self._ending is not None
+        return self._ending.code
+
+    def _is_over(self) -> bool:
+        if self._ending is None:
+            return False
+        now = time.monotonic()
+        if now >= self._ending.deadline and not self._cancelled:
+            self._cancelled = True
+            self.cancel_all(self._ending.why)
+        if self._running() > self._withheld and now < self._ending.deadline + LAST_WORDS:
+            return False
+        told = all(not shift.finished or shift.partition in self._fenced for shift in self._shifts)
+        return told or now >= self._ending.deadline + LAST_WORDS
+
+    def _running(self) -> int:
+        return sum(len(shift.running) for shift in self._shifts)
+
+    def _capacity(self) -> int:
+        if self._ending is not None:
+            return 0
+        return max(0, min(self._settings.concurrency - self._running(), LARGEST_TURN))
+
+    def _next_shift(self) -> Shift | None:
+        """The partition whose turn it is: settlements to tell, work to take, or an audit; in rotation."""
+        now = time.monotonic()
+        if now < self._not_before:
+            return None
+        if now >= self._next_audit:
+            self._next_audit = now + self._settings.heartbeat / 1000 * self._settings.audit_every
+            for shift in self._shifts:
+                shift.audit_due = True
+        capacity = self._capacity()
+        for _ in range(len(self._shifts)):
+            shift = self._shifts.pop(0)
+            self._shifts.append(shift)
+            if shift.partition in self._fenced:
+                continue
+            if shift.finished or (shift.ready and capacity) or (shift.audit_due and self._ending is None):
+                return shift
+        return None
+
+    async def _rest(self) -> None:
+        now = time.monotonic()
+        until = self._next_audit if self._not_before <= now else self._not_before
+        if self._ending is not None:
+            until = min(until, self._ending.deadline if now < self._ending.deadline else now + 0.05)
+        if self._capacity() and now >= self._not_before:
+            self._bell.listen()
+        with anyio.move_on_after(max(0.0, until - now)):
+            await self._wake.wait()
+        self._wake = anyio.Event()
+
+    async def _turn(self, shift: Shift, group: anyio.abc.TaskGroup) -> None:
+        settlements = shift.take_finished()
+        running = shift.running_ids() if shift.audit_due else None
+        ask = Turn(self._capacity(), not self._runs_suspect(), settlements, running)
+        sent = time.monotonic()
+        try:
+            reply = await self._send(scripts.turn(shift.partition, self._worker, shift.token, ask))
+        except ReclaimdError as error:
+            shift.give_back(settlements)
+            await self._lost_turn(shift, error)
+            return
+        if self._failures:
+            log.info("redis answers again", worker=self._worker, after_failures=self._failures)
+            self._failures = 0
+        if reply.status == "fenced":
+            self.fenced(shift.partition)
+        elif reply.status == "state":
+            shift.give_back(settlements)
+            self._not_before = time.monotonic() + STATE_WAIT
+            log.warning("partition is not open", queue=shift.partition.queue, state=reply.state)
+        else:
+            self._renewed(shift.partition, sent)
+            self._take(shift, ask, reply, group)
+
+    def _take(self, shift: Shift, ask: Turn, reply: Turned, group: anyio.abc.TaskGroup) -> None:
+        if ask.running is not None:
+            shift.audit_due = False
+            if reply.handed_back:
+                log.warning("audit handed back entries whose delivery never arrived", count=reply.handed_back)
+        for stream, entry_id in reply.lost:
+            run = shift.lose(stream, entry_id)
+            if run is not None:
+                log.error("an entry that runs here is not pending any more", task_id=run.delivery.task_id)
+                run.stop()
+        if ask.want:
+            shift.ready = len(reply.deliveries) >= ask.want
+        for delivery in reply.deliveries:
+            run = Run(delivery)
+            shift.start(run)
+            group.start_soon(self._execute, shift, run)
+
+    async def _execute(self, shift: Shift, run: Run) -> None:
+        try:
+            settlement = await self._handlers.run(run, shift.partition.queue)
+        except NoVerdict as error:
+            # Its entry stays pending and counted among the running ones until this process is gone.
+            self._withheld += 1
+            is_exit = isinstance(error.__cause__, SystemExit | KeyboardInterrupt)
+            self.end(str(error), 0 if is_exit else self._settings.grace_ms / 1000, EXIT_RECYCLE)
+        else:
+            shift.finish(run, settlement)
+            self.wake()
+
+    def _runs_suspect(self) -> bool:
+        return any(run.delivery.is_suspect for shift in self._shifts for run in shift.running.values())
+
+    async def _send(self, call: scripts.Call[Turned]) -> Turned:
+        with redis_log.translated(self._url):
+            if self._client is None:
+                self._client = redis_log.connect(self._url)
+            return await redis_log.send(self._client, call)
+
+    async def _lost_turn(self, shift: Shift, error: ReclaimdError) -> None:
+        """No answer: the turn may or may not have happened, and may still happen. Only an audit tells."""
+        shift.audit_due = True
+        client, self._client = self._client, None
+        if client is not None:
+            await close_quietly(client)
+        if not self._failures:
+            log.error("turn failed", worker=self._worker, queue=shift.partition.queue, error=str(error))
+        self._not_before = time.monotonic() + min(FIRST_RETRY * 2 ** min(self._failures, 10), LONGEST_RETRY)
+        self._failures += 1
+
+    async def _leave(self) -> None:
+        for shift in self._shifts:
+            if shift.partition in self._fenced:
+                continue
+            try:
+                with redis_log.translated(self._url), anyio.fail_after(LAST_WORDS):
+                    client = self._client = self._client or redis_log.connect(self._url)
+                    while (
+                        await redis_log.send(client, scripts.leave(shift.partition, self._worker, shift.token))
+                    ).status == "more":
+                        pass
+            except (ReclaimdError, TimeoutError, redis.RedisError) as error:
+                log.warning("could not leave, the lease ends by itself", queue=shift.partition.queue, error=str(error))
