@@ -1,0 +1,123 @@
+"""`explain`: the life of a task, told line by line."""
+
+from reclaimd.daemon.cli.flags import Flags
+from reclaimd.daemon.cli.output import Output
+from reclaimd.daemon.cli.running import DONE, PROBLEM, run
+from reclaimd.daemon.cli.words import instant, plural, span
+from reclaimd.daemon.inspect.letters import TaskInfo
+from reclaimd.daemon.inspect.life import Life, Now, read_life
+from reclaimd.daemon.inspect.source import Source
+from reclaimd.daemon.inspect.steps import Step
+from reclaimd.streams.ids import check_task_id
+
+
+def explain(flags: Flags, task_id: str, queue: str | None) -> int:
+    """Print the life of a task in each queue that knows it."""
+    if not task_id.startswith("foreign:"):
+        check_task_id(task_id)
+
+    async def work(source: Source, out: Output) -> int:
+        queues = await source.queues(queue)
+        lives: list[Life] = []
+        with out.progress() as report:
+            for name in queues:
+                life = await read_life(
+                    source,
+                    name,
+                    task_id,
+                    lambda done, of, name=name: report(f"reading {name}", done, of),  # type: ignore[misc]
+                )
+                if life is not None:
+                    lives.append(life)
+        if out.json:
+            out.document({"task_id": task_id, "found": bool(lives), "searched": queues, "lives": lives})
+        for life in () if out.json else lives:
+            _print(out, task_id, life)
+        if not lives:
+            where = f"queue {queue}" if queue else plural(len(queues), "queue")
+            out.note(f"nothing is known of task {task_id} in {where}: check the ID, or its events are gone")
+        return DONE if lives else PROBLEM
+
+    return run(flags, work)
+
+
+def _print(out: Output, task_id: str, life: Life) -> None:
+    out.line(f"Task {task_id} in queue {life.queue}: {sentence(life.now)}")
+    if not life.complete:
+        since = f" before {instant(life.events_from_ms)}" if life.events_from_ms else ""
+        out.line(f"Older events are gone: nothing{since} is kept.")
+    for step in life.steps:
+        out.line(f"{instant(step.at_ms)}  {tell(step)}")
+
+
+def sentence(now: Now) -> str:
+    """Where it is, in a sentence."""
+    task = now.task
+    if task is None:
+        ends = {"succeeded": "it succeeded.", "purged": "its dead letter was deleted."}
+        return ends.get(now.state, "it is not open any more, and how it ended is not known.")
+    if task.state == "waiting":
+        least = "at least " if now.ahead_is_least else "about "
+        ahead = f"{least}{now.ahead} before it" if now.ahead else "it is next"
+        return f"waiting in {task.stream}, {ahead}."
+    if task.state == "active":
+        return f"with worker {task.worker} since {instant(task.since_ms)}{_fate(now)}."
+    if task.state == "delayed":
+        return f"delayed until {instant(task.due_ms)}."
+    return (
+        f"dead since {instant(task.since_ms)}, {_cause(task)}. To run it again: reclaimd dead redrive {task.entry_id}"
+    )
+
+
+def _fate(now: Now) -> str:
+    return "" if now.worker_state == "live" else f", which is {now.worker_state}: it will be reclaimed"
+
+
+def _cause(task: TaskInfo) -> str:
+    return f"{task.cause}: {task.error}" if task.error else task.cause
+
+
+def tell(step: Step) -> str:
+    """One thing that happened, in a line."""
+    by = f" by {step.worker}" if step.worker else ""
+    incarnation = f" (incarnation {step.token})" if step.token else ""
+    error = f": {step.error}" if step.error else ""
+    match step.what:
+        case "enqueued" | "delayed":
+            due = f", due {instant(step.due_ms)}" if step.due_ms else f" as {step.entry_id}"
+            return f"enqueued in lane {step.lane}{due}"
+        case "started":
+            return f"started{by}{incarnation}, {span(step.wait_ms)} after it was enqueued"
+        case "succeeded":
+            return f"succeeded after {span(step.run_ms)}{by}{incarnation}"
+        case "retried":
+            return f"failed{by} after {span(step.run_ms)} ({step.cause}{error}), next attempt {instant(step.due_ms)}"
+        case "parked":
+            return f"not run{by} ({step.cause}{error}), tried again {instant(step.due_ms)}"
+        case "died":
+            return f"became a dead letter, {step.entry_id} ({step.cause}{error}){by and f', last with {step.worker}'}"
+        case "promoted":
+            return f"due, {span(step.late_ms)} late: to lane {step.lane}"
+        case _:
+            return _tell_more(step, by, incarnation)
+
+
+def _tell_more(step: Step, by: str, incarnation: str) -> str:
+    match step.what:
+        case "moved":
+            late = f", {span(step.late_ms)} after its lease ended" if step.late_ms else ""
+            counts = f"deliveries {step.deliveries}, handbacks {step.handbacks}"
+            return f"taken back from {step.worker} ({step.cause}{late}) to {step.stream}, {counts}"
+        case "redriven":
+            return f"redriven to lane {step.lane}"
+        case "purged":
+            return "its dead letter was deleted"
+        case "refused":
+            return f"settlement refused{by}{incarnation}: another incarnation had taken over"
+        case "ghost":
+            return f"entry {step.entry_id} was deleted by somebody while pending to {step.worker}"
+        case "remembered":
+            cause = f" ({step.cause})" if step.cause else ""
+            return f"{step.detail}{by}{cause}, from the history that it carries"
+        case _:
+            return f"an event that this version cannot read ({step.detail})"

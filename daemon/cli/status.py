@@ -1,0 +1,109 @@
+"""`status` and `workers`."""
+
+import msgspec
+
+from reclaimd.daemon.cli.flags import Flags
+from reclaimd.daemon.cli.output import Cell, Output
+from reclaimd.daemon.cli.running import DONE, run
+from reclaimd.daemon.cli.words import instant, plural, span
+from reclaimd.daemon.inspect.source import Source
+from reclaimd.daemon.inspect.workers import WorkerInfo, read_fleet
+from reclaimd.daemon.view import PartitionView
+
+
+class WorkerTotals(msgspec.Struct, frozen=True):
+    """Worker IDs, each counted once over all queues; one that lives anywhere is live."""
+
+    live: int
+    dead: int
+
+
+def status(flags: Flags) -> int:
+    """Print the numbers of every queue."""
+
+    async def work(source: Source, out: Output) -> int:
+        views = [await source.view(queue) for queue in await source.queues()]
+        fleets = [await read_fleet(source, view.queue) for view in views]
+        totals = count_workers([worker for fleet in fleets for worker in fleet.workers])
+        if out.json:
+            out.document({"queues": {view.queue: _numbers(view) for view in views}, "workers": totals})
+            return DONE
+        if not views:
+            out.line("No queues yet.")
+        else:
+            _print(out, views)
+        out.line(f"Workers: {totals.live} live, {totals.dead} dead.")
+        return DONE
+
+    return run(flags, work)
+
+
+def count_workers(workers: list[WorkerInfo]) -> WorkerTotals:
+    """Live and dead worker IDs; dead ones are expired, fenced, or gone and not forgotten yet."""
+    live = {worker.worker for worker in workers if worker.state == "live"}
+    dead = {worker.worker for worker in workers if worker.is_dead}
+    return WorkerTotals(len(live), len(dead - live))
+
+
+def _numbers(view: PartitionView) -> dict[str, int | bool | str | None]:
+    return {
+        **view.as_status(),
+        "paused": view.paused,
+        "state": view.state,
+        "oldest_waiting_ms": view.oldest_waiting_ms,
+        "oldest_pending_ms": view.oldest_pending_ms,
+    }
+
+
+def _print(out: Output, views: list[PartitionView]) -> None:
+    columns = ["queue", *views[0].as_status(), "oldest waiting", "oldest active", ""]
+    rows: list[list[Cell]] = [
+        [
+            view.queue,
+            *view.as_status().values(),
+            span(view.oldest_waiting_ms),
+            span(view.oldest_pending_ms),
+            _remark(view),
+        ]
+        for view in views
+    ]
+    out.table(columns, rows)
+
+
+def _remark(view: PartitionView) -> str:
+    state = {"ok": "", "absent": "empty"}.get(view.state, view.state)
+    return ", ".join(word for word in ("paused" if view.paused else "", state) if word)
+
+
+def workers(flags: Flags, queue: str | None) -> int:
+    """Print one row for each worker and queue."""
+
+    async def work(source: Source, out: Output) -> int:
+        fleets = [await read_fleet(source, name) for name in await source.queues(queue)]
+        found = [worker for fleet in fleets for worker in fleet.workers]
+        if out.json:
+            out.document({"workers": found})
+            return DONE
+        columns = ("worker", "state", "queue", "holds", "lease left", "since", "cause", "host", "pid", "token")
+        rows = [
+            (
+                w.worker,
+                w.state,
+                w.queue,
+                w.pending,
+                span(w.lease_left_ms),
+                instant(w.since_ms),
+                w.cause,
+                w.host,
+                w.pid,
+                w.token,
+            )
+            for w in found
+        ]
+        if rows:
+            out.table(columns, rows)
+        totals = count_workers(found)
+        out.line(f"{plural(len(found), 'row')}: {totals.live} live workers, {totals.dead} dead.")
+        return DONE
+
+    return run(flags, work)

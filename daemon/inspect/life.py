@@ -1,0 +1,218 @@
+"""The whole life of one task: what the event stream still tells, and where the task is now."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from reclaimd.daemon.inspect.letters import TaskInfo, delayed_fields, history, task_info, text
+from reclaimd.daemon.inspect.source import Source
+from reclaimd.daemon.inspect.steps import Step, steps_of
+from reclaimd.daemon.inspect.tasks import entries, reading_positions
+from reclaimd.daemon.inspect.workers import WorkerState, read_fleet
+from reclaimd.streams.events import decode_batch
+from reclaimd.streams.keys import GROUP, STREAMS
+
+EVENTS_PAGE = 200
+AHEAD_AT_MOST = 1_000
+LOOKS = 3
+
+Progress = Callable[[int, int], object]
+"""Called with entries read, and how many there are."""
+
+
+class Now(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a task is. `task` is None when it is not open any more.
+
+    `state`: succeeded and purged come from the events, lost track: it has events but is nowhere to be found. `ahead`:
+    tasks that wait before it, at least that many when `ahead_is_least`. `worker_state`: of the worker that has it.
+    """
+
+    state: Literal["waiting", "active", "delayed", "dead", "succeeded", "purged", "unknown"]
+    task: TaskInfo | None = None
+    ahead: int | None = None
+    ahead_is_least: bool = False
+    worker_state: WorkerState | None = None
+
+
+class Life(msgspec.Struct, frozen=True, kw_only=True):
+    """A task in one queue.
+
+    `complete`: its enqueueing is among the steps; `events_from_ms`: time of the oldest event that is kept.
+    """
+
+    queue: str
+    now: Now
+    steps: list[Step]
+    complete: bool
+    events_from_ms: int | None
+
+
+class _Found(msgspec.Struct, frozen=True):
+    task: TaskInfo
+    fields: dict[bytes, bytes]
+
+
+class _Reader:
+    """Reads the steps of one task out of one event stream, and goes on where it stopped."""
+
+    def __init__(self, source: Source, queue: str, task_id: str) -> None:
+        self._source = source
+        self._queue = queue
+        self._task_id = task_id
+        self._key = source.partition(queue).key("events")
+        self._from = "-"
+        self._mark = task_id.encode()
+        self.entry_ids: set[str] = set()
+        self.steps: list[Step] = []
+        self.oldest: int | None = None
+
+    async def read(self, progress: Progress) -> None:
+        """Take in what was written since the last call."""
+        [total] = await self._source.read(lambda pipe: pipe.xlen(self._key))
+        seen = 0
+        async for entry_id, fields in entries(self._source, self._key, low=self._from, page=EVENTS_PAGE):
+            if self.oldest is None:
+                self.oldest = int(entry_id.partition("-")[0])
+            self._from = f"({entry_id}"
+            self._take(entry_id, fields)
+            seen += 1
+            if seen % EVENTS_PAGE == 0:
+                progress(seen, max(total, seen))
+
+    def _take(self, entry_id: str, fields: dict[bytes, bytes]) -> None:
+        raw = fields.get(b"e", b"")
+        # Most batches are not about this task: decoding all of them would take ten times as long.
+        if self._mark not in raw and not (b'"Ghost"' in raw and self.entry_ids):
+            return
+        batch = decode_batch(fields.get(b"at", b""), raw, entry_id)
+        self.steps += steps_of(batch, self._queue, self._task_id, self.entry_ids)
+
+    @property
+    def last_entry_id(self) -> str:
+        """The newest entry that is known to carry the task."""
+        carrying = [step.entry_id for step in self.steps if step.entry_id and step.what != "ghost"]
+        return carrying[-1] if carrying else ""
+
+
+async def read_life(source: Source, queue: str, task_id: str, progress: Progress) -> Life | None:
+    """The life of a task in a queue, None when the queue knows nothing of it. Reads all its events, by pages."""
+    reader = _Reader(source, queue, task_id)
+    found: _Found | None = None
+    for _ in range(LOOKS):
+        before = len(reader.steps)
+        await reader.read(progress)
+        found = await _look_up(source, queue, task_id, reader.last_entry_id)
+        # It may have moved between the two reads; then the move is a new step.
+        if found or (reader.steps and before == len(reader.steps)) or _ended(reader.steps):
+            break
+    if found is None and not _ended(reader.steps):
+        found = await _search(source, queue, task_id, progress)
+    if found is None and not reader.steps:
+        return None
+    complete = any(step.what in ("enqueued", "delayed") for step in reader.steps)
+    remembered = [] if complete or found is None else _remembered(found, queue, reader.steps)
+    return Life(
+        queue=queue,
+        now=await _now(source, queue, found, reader.steps),
+        steps=[*remembered, *reader.steps],
+        complete=complete,
+        events_from_ms=reader.oldest,
+    )
+
+
+def _ended(steps: list[Step]) -> bool:
+    """Refused settlements and ghosts may still follow the end."""
+    telling = [step.what for step in steps if step.what not in ("refused", "ghost", "unreadable")]
+    return bool(telling) and telling[-1] in ("succeeded", "purged")
+
+
+def _remembered(found: _Found, queue: str, steps: list[Step]) -> list[Step]:
+    first = steps[0].at_ms if steps else None
+    return [
+        Step(at_ms=past.at_ms, queue=queue, what="remembered", worker=past.worker, cause=past.cause, detail=past.what)
+        for past in history(found.fields)
+        if first is None or past.at_ms < first
+    ]
+
+
+async def _look_up(source: Source, queue: str, task_id: str, entry_id: str) -> _Found | None:
+    """By its last known entry, and among the delayed: constant cost."""
+    partition = source.partition(queue)
+
+    def commands(pipe: Any) -> None:
+        pipe.zscore(partition.key("delayed"), task_id)
+        pipe.hget(partition.key("bodies"), task_id)
+        for stream in (*STREAMS, "dead") if entry_id else ():
+            pipe.xrange(partition.key(stream), entry_id, entry_id)
+
+    due, body, *hits = await source.read(commands, atomic=True)
+    for stream, rows in zip((*STREAMS, "dead"), hits, strict=False):
+        for _, fields in rows:
+            if fields and fields.get(b"task") == task_id.encode():
+                return await _placed(source, queue, stream, entry_id, fields)
+    if due is not None:
+        envelope = {b"task": task_id.encode(), **delayed_fields(body or b"")}
+        return _Found(task_info(envelope, queue=queue, state="delayed", due_ms=int(due)), envelope)
+    return None
+
+
+async def _search(source: Source, queue: str, task_id: str, progress: Progress) -> _Found | None:
+    """Through everything that is open: only for a task whose events are gone."""
+    partition = source.partition(queue)
+    streams = (*STREAMS, "dead")
+    lengths = await source.read(lambda pipe: [pipe.xlen(partition.key(stream)) for stream in streams])
+    total, seen = sum(lengths), 0
+    for stream in streams:
+        async for entry_id, fields in entries(source, partition.key(stream)):
+            seen += 1
+            if seen % EVENTS_PAGE == 0:
+                progress(seen, max(seen, total))
+            if fields.get(b"task") == task_id.encode():
+                return await _placed(source, queue, stream, entry_id, fields)
+    return None
+
+
+async def _placed(source: Source, queue: str, stream: str, entry_id: str, fields: dict[bytes, bytes]) -> _Found:
+    def info(state: Any, **more: Any) -> TaskInfo:
+        return task_info(fields, queue=queue, state=state, stream=stream, entry_id=entry_id, **more)
+
+    if stream == "dead":
+        return _Found(info("dead"), fields)
+    key = source.partition(queue).key(stream)
+    (seconds, micros), rows = await source.read(
+        lambda pipe: [pipe.time(), pipe.xpending_range(key, GROUP, entry_id, entry_id, 1)]
+    )
+    if not rows:
+        return _Found(info("waiting"), fields)
+    since = seconds * 1000 + micros // 1000 - rows[0]["time_since_delivered"]
+    return _Found(info("active", worker=text(rows[0]["consumer"]), since_ms=since), fields)
+
+
+async def _now(source: Source, queue: str, found: _Found | None, steps: list[Step]) -> Now:
+    if found is None:
+        ends: dict[str, Literal["succeeded", "purged"]] = {"succeeded": "succeeded", "purged": "purged"}
+        told = [ends[step.what] for step in steps if step.what in ends]
+        return Now(state=told[-1] if told and _ended(steps) else "unknown")
+    task = found.task
+    if task.state == "waiting":
+        ahead, least = await _ahead(source, queue, task)
+        return Now(state="waiting", task=task, ahead=ahead, ahead_is_least=least)
+    if task.state == "active":
+        fleet = await read_fleet(source, queue)
+        states = [worker.state for worker in fleet.workers if worker.worker == task.worker]
+        return Now(state="active", task=task, worker_state=states[0] if states else "unknown")
+    return Now(state=task.state, task=task)
+
+
+async def _ahead(source: Source, queue: str, task: TaskInfo) -> tuple[int, bool]:
+    """How many wait before it: streams that are read earlier, and its own stream up to it, counted to a limit."""
+    delivered, waiting = await reading_positions(source, source.partition(queue))
+    ahead = sum(waiting[stream] for stream in STREAMS[: STREAMS.index(task.stream)])
+    key = source.partition(queue).key(task.stream)
+    counted = 0
+    async for _ in entries(source, key, low=f"({delivered[task.stream]}", high=f"({task.entry_id}"):
+        counted += 1
+        if counted >= AHEAD_AT_MOST:
+            return ahead + counted, True
+    return ahead + counted, False

@@ -1,0 +1,127 @@
+"""The connection that inspections read through: one command at a time, the client library's errors made ours."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+import redis
+
+from reclaimd.daemon.view import PartitionView, decode_view
+from reclaimd.streams import scripts
+from reclaimd.streams.errors import ReclaimdError, RedisUnusable, Unusable
+from reclaimd.streams.keys import Partition, queues_key
+from reclaimd.streams.redis_log import AsyncClient, connect, send, translated
+from reclaimd.streams.scripts import Call
+from reclaimd.streams.settings import Settings
+
+T = TypeVar("T")
+
+_ABSENT = ("NOGROUP", "no such key")
+
+
+class UnknownQueue(ReclaimdError):
+    """A queue that nobody has used yet. `queue`: what was asked for; `known`: the queues that there are."""
+
+    def __init__(self, queue: str, known: list[str]) -> None:
+        super().__init__(queue, known)
+        self.queue = queue
+        self.known = known
+
+    def __str__(self) -> str:
+        names = ", ".join(self.known[:10]) + (", …" if len(self.known) > 10 else "")
+        cure = f"choose one of {names}" if self.known else "enqueue a task first, or check --namespace"
+        return f"there is no queue {self.queue!r}: {cure}"
+
+
+class CommandRefused(ReclaimdError):
+    """Redis refused a command for a reason of its own, mostly a key of another type. `detail`: its words."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"Redis refused a command ({self.detail}): see whether another program writes keys of this namespace"
+
+
+class Source:
+    """One connection and one namespace. Methods raise RedisUnreachable, RedisUnusable, RedisFull, CommandRefused."""
+
+    def __init__(self, client: AsyncClient, url: str, namespace: str) -> None:
+        self._client = client
+        self._url = url
+        self._namespace = namespace
+
+    def partition(self, queue: str) -> Partition:
+        """The partition of a queue."""
+        return Partition(self._namespace, queue)
+
+    async def queues(self, chosen: str | None = None) -> list[str]:
+        """All queues, sorted; or only the chosen one. Raises UnknownQueue."""
+        [members] = await self.read(lambda pipe: pipe.smembers(queues_key(self._namespace)))
+        known = sorted(member.decode(errors="replace") for member in members)
+        if chosen is None:
+            return known
+        if chosen not in known:
+            raise UnknownQueue(chosen, known)
+        return [chosen]
+
+    async def send(self, call: Call[T]) -> T:
+        """Run a script."""
+        with _told(self._url):
+            return await send(self._client, call)
+
+    async def view(self, queue: str) -> PartitionView:
+        """The queue's numbers; advances its lease time."""
+        return decode_view(queue, 0, await self.send(scripts.view(self.partition(queue))))
+
+    async def read(self, build: Callable[[Any], object], *, atomic: bool = False) -> list[Any]:
+        """Run the commands that `build` puts on a pipeline, in one round trip.
+
+        The reply of a command whose key or group is absent is None. `atomic`: nothing happens in between.
+        """
+        pipeline = self._client.pipeline(transaction=atomic)
+        build(pipeline)
+        with _told(self._url):
+            replies = await pipeline.execute(raise_on_error=False)
+            return [_present(reply) for reply in replies]
+
+    async def check(self) -> None:
+        """Raise RedisUnusable when the server lacks what every command needs."""
+        with _told(self._url):
+            try:
+                await self._client.execute_command("XAUTOCLAIM")  # type: ignore[no-untyped-call]
+            except redis.ResponseError as error:
+                if "unknown command" in str(error).lower():
+                    raise RedisUnusable(Unusable.TOO_OLD, "it does not know XAUTOCLAIM") from None
+                if not str(error).lower().startswith("wrong number of arguments"):
+                    raise
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    try:
+        with translated(url):
+            yield
+    except redis.ResponseError as error:
+        raise CommandRefused(" ".join(str(error).split())[:200]) from error
+
+
+def _present(reply: Any) -> Any:
+    if isinstance(reply, redis.ResponseError) and any(mark in str(reply) for mark in _ABSENT):
+        return None
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+@asynccontextmanager
+async def open_source(settings: Settings) -> AsyncIterator[Source]:
+    """Connect, see that the server is fit, and close in the end."""
+    client = connect(settings.redis_url)
+    try:
+        source = Source(client, settings.redis_url, settings.namespace)
+        await source.check()
+        yield source
+    finally:
+        await client.aclose()
