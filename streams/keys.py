@@ -22,7 +22,8 @@ GROUP = "workers"
 
 _SUFFIXES = {
     "bodies": "delayed:body",
-    "seen": "seen:",
+    "seen_even": "seen:0",
+    "seen_odd": "seen:1",
 }
 
 

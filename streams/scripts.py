@@ -115,16 +115,21 @@ def _parse_joined(reply: list[Any]) -> Joined:
 
 
 class Turn(NamedTuple):
-    """What one turn asks for. `running`: (stream index, entry ID) of what runs here, for an audit; None for none."""
+    """What one turn asks for. `running`: (stream index, entry ID) of what runs here, for an audit; None for none.
+
+    `number` grows with every turn of an incarnation, so that one which arrives late, after its sender gave it up, does
+    nothing. None: not numbered, for callers that never send a second one before the first was answered.
+    """
 
     want: int
     suspect_ok: bool
     settlements: Sequence[Settlement] = ()
     running: Sequence[tuple[int, str]] | None = None
+    number: int | None = None
 
 
 class Turned(NamedTuple):
-    """status: ok, fenced, or state (the partition's `state` forbids running). `lost`: running entries not pending any
+    """status: ok, fenced, late, or state (the partition's `state` forbids running). `lost`: running entries not pending any
     more.
     """
 
@@ -141,7 +146,8 @@ def turn(partition: Partition, worker: str, token: str, ask: Turn, *, now: int |
     """Renew, settle, audit, read, in one round trip. At most 500 settlements and 1,000 wanted."""
     settlements = _json.encode(ask.settlements) if ask.settlements else b""
     running = b"" if ask.running is None else _json.encode(ask.running)
-    args = (worker, token, ask.want, int(ask.suspect_ok), settlements, running)
+    number = "" if ask.number is None else ask.number
+    args = (worker, token, ask.want, int(ask.suspect_ok), settlements, running, number)
     return _call("turn", partition, now, args, _parse_turned)
 
 

@@ -1,20 +1,17 @@
 -- enqueue: add tasks to their lanes, or to the delayed ones; one result each.
--- KEYS: epoch clock counters events bell unique delayed bodies seen streams
--- USES: clock
+-- KEYS: epoch clock counters events bell unique delayed bodies seen_even seen_odd streams
+-- USES: clock seen
 -- ARGV: now, id of the epoch if there is none, then for each task: task_id, lane, max_deliveries, unique, schedule, delay ms, body
 -- Reply: for each task [status, task_id, entry_id]; status ok | duplicate | exists (then task_id is the holder's)
 -- Cost: O(tasks)
 -- A full Redis refuses it whole: every write before the first XADD may grow memory too.
-local SEEN_BUCKET_MS = 300000
-local SEEN_EXPIRE_S = 3600
 local LANE_INDEX = { high = 3, normal = 5, low = 7 }
 
 if state == 'absent' then
   begin_epoch(ARGV[2])
 end
 tick()
-local bucket = math.floor(lease_now / SEEN_BUCKET_MS)
-local seen_now, seen_before = K.seen .. string.format('%.0f', bucket), K.seen .. string.format('%.0f', bucket - 1)
+local seen_now, seen_before = seen_sets()
 
 local function enqueue(task, lane, max, unique, schedule, delay, body)
   if redis.call('SISMEMBER', seen_before, task) == 1 or redis.call('SISMEMBER', seen_now, task) == 1 then
@@ -58,7 +55,6 @@ for i = 3, #ARGV, 7 do
   end
 end
 if #rows > 0 then
-  redis.call('EXPIRE', seen_now, SEEN_EXPIRE_S)
   event('Enqueued', { tasks = rows })
 end
 if waiting then

@@ -1,9 +1,9 @@
 -- join: a new incarnation of a worker ID. What the old one had pending is moved, never run in place.
--- KEYS: epoch clock counters events bell unique dead workers leases streams
--- USES: clock worker move drain
+-- KEYS: epoch clock counters events bell unique dead workers leases turns streams
+-- USES: clock worker move drain pass unknown
 -- ARGV: now, id of the epoch if there is none, worker, nonce, lease ms, evidence JSON,
 --       nonce of an incarnation of this ID that is proven dead (or empty), limit, 1 if the last life was fenced by surprise
--- Reply: ok token lease_now | live holder_evidence ms_left | more moved | fenced (this nonce was fenced: take another)
+-- Reply: ok token lease_now | live holder_evidence ms_left | more (call again) | fenced (this nonce was fenced: take another)
 -- Cost: O(entries moved), at most limit
 allow_at_maxmemory()
 local worker, nonce, term, evidence, proof = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
@@ -34,19 +34,17 @@ if row and row.state == 'live' then
   fence(worker, row, 'takeover')
 end
 
-local took_over = ''
-if row and row.state == 'fenced' then
-  took_over = row.token
-else
-  row = { cause = 'unknown', ended = lease_now, counter = row and row.counter or 0 }
+local took_over = row and row.state == 'fenced' and row.token or ''
+if took_over == '' and has_pending(worker) then
+  fence_unknown(worker)
 end
-local moved, more = drain({ draining(worker, row) }, tonumber(ARGV[8]), true)
+local _, more = run_pass_for(worker, tonumber(ARGV[8]))
 if more then
   write_events()
-  return { 'more', moved }
+  return { 'more' }
 end
 
-local token = string.format('%.0f-%s', math.max(tonumber(row.counter) + 1, now), nonce)
+local token = string.format('%.0f-%s', math.max((row and tonumber(row.counter) or 0) + 1, now), nonce)
 redis.call('HSET', K.workers, worker, token .. '|' .. term .. '|' .. evidence)
 redis.call('ZADD', K.leases, string.format('%.0f', lease_now + term), worker)
 count_term(term, 1)

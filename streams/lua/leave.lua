@@ -1,6 +1,6 @@
 -- leave: a graceful end. Fences oneself, hands everything back.
--- KEYS: epoch clock counters events bell unique dead workers leases streams
--- USES: clock worker move drain
+-- KEYS: epoch clock counters events bell unique dead workers leases turns streams
+-- USES: clock worker move drain pass
 -- ARGV: now, worker, token, limit
 -- Reply: ok moved | more moved | fenced
 -- Cost: O(entries moved), at most limit
@@ -18,6 +18,6 @@ if row.state == 'live' then
   fence(worker, row, 'left')
   count('left', 1)
 end
-local moved, more = drain({ draining(worker, row) }, tonumber(ARGV[4]))
+local moved, more = run_pass_for(worker, tonumber(ARGV[4]))
 write_events()
 return { more and 'more' or 'ok', moved }

@@ -1,12 +1,13 @@
 -- turn: the hot path of a worker. Check the token, renew, settle, audit, read: one round trip for a whole batch.
--- KEYS: epoch clock counters events bell unique dead workers leases control delayed bodies streams
+-- KEYS: epoch clock counters events bell unique dead workers leases turns control delayed bodies streams
 -- USES: clock worker move settle
--- ARGV: now, worker, token, want, 1 if a suspect may be read, settlements JSON, running JSON for an audit or empty
--- Reply: ok lease_now entries handed_back lost stale paused | fenced | state <state>
+-- ARGV: now, worker, token, want, 1 if a suspect may be read, settlements JSON, running JSON for an audit or empty,
+--       number of the turn, growing within an incarnation, or empty
+-- Reply: ok lease_now entries handed_back lost stale paused | fenced | late | state <state>
 --        entries: list of [stream index, entry_id, fields]; lost: running entries that are not pending any more
 -- Cost: O(settlements + entries read); an audit also reads what is pending to this worker
 local AUDIT_PAGE = 1000
-local worker, token, want = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local worker, token, want, number_of_turn = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[8])
 local settlements = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or {}
 
 local function refuse()
@@ -84,10 +85,15 @@ local function deliver(entries, started, i, n)
   return taken
 end
 
+local function holds_suspect()
+  local pending = redis.pcall('XPENDING', K.streams[SUSPECT], GROUP, '-', '+', 1, worker)
+  return not pending.err and #pending > 0
+end
+
 local function take()
   local entries, started = {}, {}
   local left = want
-  if left > 0 and ARGV[5] == '1' then
+  if left > 0 and ARGV[5] == '1' and not holds_suspect() then
     left = left - deliver(entries, started, SUSPECT, 1)
   end
   for i = SUSPECT + 1, #K.streams do
@@ -113,6 +119,14 @@ if not current then
 end
 if state ~= 'ok' then
   return { 'state', state }
+end
+-- A turn that was overtaken by a later one: its sender has given it up. Its audit would hand back what runs by now, and what
+-- it reads nobody would start.
+if number_of_turn then
+  if number_of_turn <= (tonumber(redis.call('HGET', K.turns, worker)) or 0) then
+    return { 'late' }
+  end
+  redis.call('HSET', K.turns, worker, ARGV[8])
 end
 tick()
 renew(worker, row)

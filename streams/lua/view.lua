@@ -1,6 +1,6 @@
 -- view: advance lease time and read one partition's numbers.
--- KEYS: epoch clock counters events bell workers leases control delayed dead streams
--- USES: clock
+-- KEYS: epoch clock counters events bell workers leases control delayed dead seen_even seen_odd streams
+-- USES: clock seen
 -- ARGV: now
 -- Reply: JSON of daemon.view.PartitionView without queue and partition
 -- Cost: O(streams); reads the oldest waiting entry of each
@@ -9,6 +9,7 @@ if state ~= 'absent' then
   allow_at_maxmemory()
   v.cap_ms = tick()
   v.lease_now = lease_now
+  seen_sets()
   v.epoch_id = redis.call('HGET', K.epoch, 'id')
 end
 

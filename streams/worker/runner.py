@@ -71,6 +71,7 @@ class Runner:
         self._failures = 0
         self._fenced: set[Partition] = set()
         self._withheld = 0
+        self._turns = 0
         self._next_audit = 0.0
         self._not_before = 0.0
 
@@ -182,7 +183,8 @@ class Runner:
     async def _turn(self, shift: Shift, group: anyio.abc.TaskGroup) -> None:
         settlements = shift.take_finished()
         running = shift.running_ids() if shift.audit_due else None
-        ask = Turn(self._capacity(), not self._runs_suspect(), settlements, running)
+        self._turns += 1
+        ask = Turn(self._capacity(), not self._runs_suspect(), settlements, running, self._turns)
         sent = time.monotonic()
         try:
             reply = await self._send(scripts.turn(shift.partition, self._worker, shift.token, ask))
@@ -193,7 +195,8 @@ class Runner:
         if self._failures:
             log.info("redis answers again", worker=self._worker, after_failures=self._failures)
             self._failures = 0
-        if reply.status == "fenced":
+        if reply.status in ("fenced", "late"):
+            # Late, on a connection of our own where nothing overtakes: somebody else turns with our token, a clone.
             self.fenced(shift.partition)
         elif reply.status == "state":
             shift.give_back(settlements)

@@ -75,6 +75,7 @@ local function finish(d)
     end
   end
   redis.call('ZREM', K.leases, d.worker)
+  redis.call('HDEL', K.turns, d.worker)
   redis.call('HSET', K.workers, d.worker,
     string.format('~%s|%s|%s|%s|%s', d.row.cause, now_text, d.row.token, d.row.term, d.row.evidence))
   event('WorkerGone', { worker = d.worker, token = d.row.token, cause = d.row.cause })
@@ -90,9 +91,9 @@ local function anything_pending(stream)
   return false
 end
 
--- dead: a list from `draining`, all fenced. Returns how many entries were moved, and whether some are left. When none are,
--- their consumers and leases go too, unless `keep`: then the worker ID is about to live again.
-local function drain(dead, limit, keep)
+-- dead: a list from `draining`, all fenced. Returns how many entries were moved, and whether it stopped with some left.
+-- When none are left, their consumers and leases go too.
+local function drain(dead, limit)
   local moved, bytes = 0, 0
   local page = math.max(8, math.ceil(limit / math.max(1, #dead)) + 1)
   local stopped = false
@@ -132,7 +133,7 @@ local function drain(dead, limit, keep)
     else
       count('handed_back', d.count)
     end
-    if not stopped and not keep then
+    if not stopped then
       finish(d)
     end
   end
