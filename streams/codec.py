@@ -46,7 +46,10 @@ def decode_body(data: bytes) -> RawBody:
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """A task as a turn delivered it. `stream`: index in STREAMS, from 1. Times in milliseconds."""
+    """A task as a turn delivered it. `stream`: index in STREAMS, from 1. Times in milliseconds.
+
+    `problem`: why the envelope cannot be read, else empty; then only stream, entry ID and task ID count.
+    """
 
     stream: int
     entry_id: str
@@ -63,6 +66,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     unique: str = ""
     schedule: str = ""
     history: str = ""
+    problem: str = ""
 
     @property
     def is_suspect(self) -> bool:
@@ -76,7 +80,27 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_delivery(stream: int, entry_id: bytes, fields: list[bytes]) -> Delivery:
-    """An entry that the turn script found well formed: task, at, lane, max, …, body in this order."""
+    """An entry that the turn script found well formed: task, at, lane, max, …, body in this order.
+
+    The optional fields may still be anything; one that cannot be read is a `problem` and never an error, because a
+    worker that failed here would take all its other tasks along.
+    """
+    try:
+        return _parse(stream, entry_id, fields)
+    except ValueError as error:
+        return Delivery(
+            stream=stream,
+            entry_id=entry_id.decode(),
+            task_id=fields[1].decode(),
+            enqueued_at=0,
+            lane=fields[5].decode(),
+            max_deliveries=0,
+            body=b"",
+            problem=f"unreadable envelope: {error}",
+        )
+
+
+def _parse(stream: int, entry_id: bytes, fields: list[bytes]) -> Delivery:
     if len(fields) == 10:
         return Delivery(
             stream=stream,
@@ -100,10 +124,10 @@ def parse_delivery(stream: int, entry_id: bytes, fields: list[bytes]) -> Deliver
         attempts=int(optional.get(b"attempts", 0)),
         handbacks=int(optional.get(b"handbacks", 0)),
         token=int(optional.get(b"token", 1)),
-        first=optional.get(b"first", b"").decode(),
-        unique=optional.get(b"unique", b"").decode(),
-        schedule=optional.get(b"schedule", b"").decode(),
-        history=optional.get(b"history", b"").decode(),
+        first=optional.get(b"first", b"").decode(errors="replace"),
+        unique=optional.get(b"unique", b"").decode(errors="replace"),
+        schedule=optional.get(b"schedule", b"").decode(errors="replace"),
+        history=optional.get(b"history", b"").decode(errors="replace"),
     )
 
 
@@ -132,7 +156,7 @@ def settle(
     cause: str = "",
     error: str = "",
 ) -> Settlement:
-    """The verdict on a delivery; `error` is cut to 500 characters."""
+    """The verdict on a delivery; `error` is cut to 500 characters, and what UTF-8 cannot carry is replaced."""
     return Settlement(
         delivery.stream,
         delivery.entry_id,
@@ -143,5 +167,5 @@ def settle(
         name,
         delay_ms,
         cause,
-        error[:500],
+        error[:500].encode("utf-8", "replace").decode(),
     )

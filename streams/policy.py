@@ -61,10 +61,18 @@ def parking_delay(delivery: Delivery, park_for_ms: int) -> int | None:
     longest = max(park_for_ms // _PARK_STEPS, _FIRST_PARK_MS)
     parked = 0
     for row in reversed(delivery.history.splitlines()):
-        if json.loads(row)[1] != "parked":
+        if _what(row) != "parked":
             break
         parked += 1
     spent = sum(min(_FIRST_PARK_MS << i, longest) for i in range(parked))
     if spent >= park_for_ms:
         return None
     return min(_FIRST_PARK_MS << parked, longest)
+
+
+def _what(row: str) -> object:
+    """What a row of the history tells; None for a row that nobody of ours wrote."""
+    try:
+        return json.loads(row)[1]
+    except (ValueError, LookupError, TypeError):
+        return None

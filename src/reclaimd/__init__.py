@@ -1,7 +1,10 @@
-"""reclaimd: a recovery daemon for task queues on Redis Streams."""
+"""A recovery daemon for task queues on Redis Streams."""
 
-from importlib.metadata import version
 
-__version__ = version("reclaimd")
+def __getattr__(name: str) -> str:
+    # Reading the metadata takes longer than importing everything else that a worker needs to start.
+    if name == "__version__":
+        from importlib.metadata import version
 
-__all__ = ["__version__"]
+        return version("reclaimd")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,8 +5,9 @@
 --       nonce of an incarnation of this ID that is proven dead (or empty), limit, 1 if the last life was fenced by surprise
 -- Reply: ok token lease_now | live holder_evidence ms_left | more (call again) | fenced (this nonce was fenced: take another)
 -- Cost: O(entries moved), at most limit
-allow_at_maxmemory()
 local worker, nonce, term, evidence, proof = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local shown_evidence = cjson.decode(evidence)
+allow_at_maxmemory()
 if state == 'absent' then
   begin_epoch(ARGV[2])
 end
@@ -52,6 +53,6 @@ count('joined', 1)
 if ARGV[9] == '1' then
   count('false_reclaims', 1)
 end
-event('WorkerJoined', { worker = worker, token = token, lease_ms = tonumber(term), evidence = cjson.decode(evidence), took_over = took_over })
+event('WorkerJoined', { worker = worker, token = token, lease_ms = tonumber(term), evidence = shown_evidence, took_over = took_over })
 write_events()
 return { 'ok', token, lease_now }

@@ -4,14 +4,35 @@
 -- ARGV: now, limit
 -- Reply: promoted, next due (wall ms, or 0)
 -- Cost: O(promoted · log delayed)
+
+local function delayed_envelope(body)
+  local readable, e = pcall(function()
+    local f = cjson.decode(body)
+    return is_well_formed(f) and envelope(f)
+  end)
+  return readable and e
+end
+
+-- Somebody else wrote it; were it an error, it would keep all the others from their lanes.
+local function bury_unreadable(task, body)
+  local reason = 'not an envelope of the protocol'
+  local id = redis.call('XADD', K.dead, '*', 'task', 'foreign:delayed:' .. task, 'cause', 'foreign', 'error', reason,
+    'worker', '', 'dead_at', now_text, 'x:body', body)
+  count('dead', 1)
+  count('dead:foreign', 1)
+  event('Died', { worker = '', tasks = { { 'foreign:delayed:' .. task, id, 'foreign', reason, -1, '' } } })
+end
+
 allow_at_maxmemory()
 local rows = {}
 local due = redis.call('ZRANGEBYSCORE', K.delayed, '-inf', now_text, 'WITHSCORES', 'LIMIT', 0, ARGV[2])
 for i = 1, #due, 2 do
   local task = due[i]
   local body = redis.call('HGET', K.bodies, task)
-  if body then
-    local e = envelope(cjson.decode(body))
+  local e = body and delayed_envelope(body)
+  if body and not e then
+    bury_unreadable(task, body)
+  elseif body then
     local index = place(e)
     local id = redis.call('XADD', K.streams[index], '*', unpack(flat(e)))
     rows[#rows + 1] = { task, e.lane, id, math.max(0, now - due[i + 1]) }

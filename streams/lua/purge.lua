@@ -8,9 +8,10 @@ local rows = {}
 for i = 2, #ARGV do
   local got = redis.call('XRANGE', K.dead, ARGV[i], ARGV[i])
   if #got > 0 then
-    local f = got[1][2]
-    rows[#rows + 1] = { f[2], ARGV[i] }
-    redis.call('XDEL', K.dead, ARGV[i])
+    -- Redis completes an ID without a sequence number; only the entry's own one deletes it.
+    local id, f = got[1][1], got[1][2]
+    rows[#rows + 1] = { f[2], id }
+    redis.call('XDEL', K.dead, id)
   end
 end
 if #rows > 0 then

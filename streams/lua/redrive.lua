@@ -10,6 +10,8 @@ local function redrive(id, rows)
   if #got == 0 then
     return { 'missing', '', '' }
   end
+  -- Redis completes an ID without a sequence number; only the entry's own one deletes it.
+  id = got[1][1]
   local e = envelope(got[1][2])
   if not e.body or not LANES[e.lane] then
     return { 'foreign', e.task or '', '' }

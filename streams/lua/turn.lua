@@ -8,6 +8,7 @@
 -- Cost: O(settlements + entries read); an audit also reads what is pending to this worker
 local AUDIT_PAGE = 1000
 local worker, token, want, number_of_turn = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[8])
+local buried = 0
 local settlements = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or {}
 
 local function refuse()
@@ -80,6 +81,7 @@ local function deliver(entries, started, i, n)
       taken = taken + 1
     else
       bury_foreign(i, id, f, worker)
+      buried = buried + 1
     end
   end
   return taken
@@ -105,9 +107,10 @@ local function take()
   if #started > 0 then
     count('started', #started)
     event('Started', { worker = worker, token = token, tasks = started })
-    if left == 0 then
-      ring()
-    end
+  end
+  -- More may be there: it got all that it asked for, or what it got was no work.
+  if left == 0 or buried > 0 then
+    ring()
   end
   return entries
 end

@@ -34,8 +34,15 @@ class Held:
 class Renewals:
     """When each lease was last renewed, in seconds of the monotonic clock, by the sending time of what succeeded."""
 
-    def __init__(self, held: Sequence[Held], sent: float) -> None:
+    def __init__(self, held: Sequence[Held], sent: float, lease: float) -> None:
         self._sent = {h.partition: sent for h in held}
+        self._lease = lease
+
+    def is_fresh(self, partition: Partition) -> bool:
+        """Whether a handler may still begin: a process that wakes from a freeze must not start what it was given
+        before.
+        """
+        return time.monotonic() - self._sent[partition] < self._lease / 2
 
     def renewed(self, partition: Partition, sent: float) -> None:
         """A renewal that was sent then has succeeded."""
@@ -120,6 +127,7 @@ class WatchThread(threading.Thread):
         self._watched = watched
         self._ended = threading.Event()
         self._cancelled_for = -1.0
+        self._cancelled_at = 0.0
         self._pong = time.monotonic()
         self._pinged = self._pong
 
@@ -133,11 +141,13 @@ class WatchThread(threading.Thread):
         """Judge once; returns seconds until the next look."""
         renewed = self._renewals.oldest()
         silence = now - renewed
-        if silence >= self._lease * 2 / 3 and self._watched.busy():
-            self._watched.on_kill(f"no renewal for {silence:.1f} s and a handler still runs")
         if silence >= self._lease / 2 and self._cancelled_for != renewed:
-            self._cancelled_for = renewed
+            self._cancelled_for, self._cancelled_at = renewed, now
             self._watched.post(self._watched.on_silence)
+        # A process that was frozen wakes up past both points: its handlers too get the time to end by themselves.
+        given_time = now - self._cancelled_at >= self._lease / 6
+        if silence >= self._lease * 2 / 3 and given_time and self._watched.busy():
+            self._watched.on_kill(f"no renewal for {silence:.1f} s and a handler still runs")
         self._judge_loop(now)
         points = [renewed + self._lease / 2, renewed + self._lease * 2 / 3]
         ahead = [point - now for point in points if point > now]

@@ -133,7 +133,7 @@ async def work(options: ChildOptions, app: Reclaimd) -> int:
     asked = time.monotonic()
     held: Sequence[Held] = await join_all(settings.redis_url, partitions, who)
     log.info("worker started", worker=options.worker, queues=queues, tasks=len(app.tasks), pid=os.getpid())
-    return await _serve(options, app, held, Renewals(held, asked))
+    return await _serve(options, app, held, Renewals(held, asked, settings.worker.lease_ms / 1000))
 
 
 async def _serve(options: ChildOptions, app: Reclaimd, held: Sequence[Held], renewals: Renewals) -> int:
@@ -141,7 +141,7 @@ async def _serve(options: ChildOptions, app: Reclaimd, held: Sequence[Held], ren
     worker = settings.worker
     handlers = Handlers(app.tasks, options.worker, worker.concurrency, worker.park_for_ms)
     shifts = [Shift(h.partition, h.token) for h in held]
-    runner = Runner(settings.redis_url, options.worker, shifts, handlers, worker, renewals.renewed)
+    runner = Runner(settings.redis_url, options.worker, shifts, handlers, worker, renewals)
     hooks = _Hooks(runner, _poster())
     beat = BeatThread(settings.redis_url, held, worker.heartbeat / 1000, renewals, hooks)
     watch = WatchThread(worker.lease_ms / 1000, renewals, hooks)

@@ -8,7 +8,8 @@
 | outlives its timeout | cancelled; retry, then failed, `timeout` |
 | is sync and does not end when told to | none: the process is recycled, the parent releases the entry |
 | calls `sys.exit` | none: the process ends, the parent releases the entry |
-| is cancelled because the worker stops or its lease is in danger | handback |
+| swallows its cancellation | none: the process is recycled, the parent releases the entry |
+| is cancelled because the worker stops or its lease is in danger, and raises or ends | handback |
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Stopped(Exception):
 class Run:
     """A delivery on its way through a handler. `name`: the task's, or empty while unknown."""
 
-    __slots__ = ("context", "delivery", "name", "scope", "started", "stopped", "task", "timeout")
+    __slots__ = ("abandoned", "context", "delivery", "name", "scope", "started", "stopped", "task", "timeout")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
@@ -56,6 +57,8 @@ class Run:
         self.started = time.monotonic()
         self.timeout: float | None = None
         self.stopped = False
+        # It goes on without end: only the end of its process settles what becomes of its entry.
+        self.abandoned = False
 
     @property
     def deadline(self) -> float | None:
@@ -112,6 +115,8 @@ class Handlers:
 
     def _prepare(self, run: Run, queue: str) -> Settlement | tuple[Task[..., Any], dict[str, Any]]:
         delivery = run.delivery
+        if delivery.problem:
+            return run.verdict("dead", cause="foreign", error=delivery.problem)
         try:
             body = decode_body(delivery.body)
         except msgspec.MsgspecError as error:
@@ -158,12 +163,21 @@ class Handlers:
         with anyio.CancelScope(deadline=deadline) as run.scope:
             if run.stopped:
                 raise Stopped
-            return await task.function(**kwargs)
+            try:
+                return await task.function(**kwargs)
+            except Exception as error:
+                if run.stopped:
+                    raise Stopped from error
+                if run.scope.cancel_called:
+                    raise _timed_out(run) from error
+                raise
         if run.stopped:
             raise Stopped
-        raise TimeoutError(f"still running after its timeout of {run.timeout:g} s")
+        raise _timed_out(run)
 
     async def _call_in_thread(self, run: Run, task: Task[..., Any], kwargs: dict[str, Any]) -> Any:
+        if run.stopped:
+            raise Stopped
         outcome: list[Any] = []
         ended = anyio.Event()
         context = run.context
@@ -197,8 +211,20 @@ class Handlers:
         if run.stopped and not isinstance(value, SystemExit):
             raise Stopped
         if not isinstance(value, SystemExit) and run.scope is not None and run.scope.cancelled_caught:
-            raise TimeoutError(f"still running after its timeout of {run.timeout:g} s") from value
+            raise _timed_out(run) from value
         raise value
+
+
+def _timed_out(run: Run) -> TimeoutError:
+    return TimeoutError(f"still running after its timeout of {run.timeout:g} s")
+
+
+def _words(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an exception of somebody else's that cannot even be printed
+        text = "it cannot be printed"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _is_cancellation(error: BaseException) -> bool:
@@ -209,7 +235,7 @@ def _succeeded(run: Run, result: Any) -> Settlement:
     if result is not None:
         try:
             msgspec.json.encode(result)
-        except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             return run.verdict("failed", cause="unencodable_result", error=str(error))
     return run.verdict("succeeded")
 
@@ -217,7 +243,7 @@ def _succeeded(run: Run, result: Any) -> Settlement:
 def _failed(run: Run, task: Task[..., Any], error: Exception) -> Settlement:
     timeout = isinstance(error, TimeoutError) and run.timeout is not None and run.run_ms >= run.timeout * 1000
     cause = "timeout" if timeout else "raised"
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = _words(error)
     failures = run.delivery.attempts + 1
     delay = task.opts.retry.next_delay(failures, error, random.random())
     said = {"task_id": run.delivery.task_id, "task": run.name, "failures": failures, "cause": cause}

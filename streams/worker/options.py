@@ -8,8 +8,10 @@ from reclaimd.streams.settings import Settings
 
 EXIT_STOPPED = 0
 EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_UNUSABLE = 3
+# A child's own codes are far from those that a handler's `os._exit` is likely to use: these stop the supervisor.
+EXIT_USAGE = 72
+EXIT_UNUSABLE = 73
+EXIT_IN_USE = 74
 EXIT_FENCED = 75
 EXIT_RECYCLE = 76
 

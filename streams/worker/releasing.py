@@ -27,11 +27,6 @@ class Releaser:
         self._namespace = namespace
         self._client = redis_log.connect_sync(url)
 
-    def warm_up(self) -> None:
-        """Open the connection ahead of need; raises RedisUnreachable or RedisUnusable."""
-        with redis_log.translated(self._url):
-            self._client.ping()
-
     def release(
         self, worker: str, nonce: str, queues: Sequence[str], *, asked: bool = False, deadline: float = 0
     ) -> int:
@@ -72,15 +67,20 @@ def release_proven(worker: str, settings: Settings) -> dict[str, int]:
     Returns worker ID → entries moved. Live ones are left alone. Raises RedisUnreachable, RedisUnusable.
     """
     folder = state_folder(settings.worker.state_dir, dict(os.environ))
-    released: dict[str, int] = {}
     releaser = Releaser(settings.redis_url, settings.namespace)
     try:
-        for path in _lock_files(folder, settings.namespace, worker):
-            holder = _proven_dead(path, settings.namespace)
-            if holder is not None:
-                released[holder.worker] = releaser.release(holder.worker, holder.nonce, holder.queues)
+        return release_dead(releaser, _lock_files(folder, settings.namespace, worker), settings.namespace)
     finally:
         releaser.close()
+
+
+def release_dead(releaser: Releaser, paths: Sequence[Path], namespace: str) -> dict[str, int]:
+    """The same for these lock files. A process that takes its lock meanwhile joins with the same proof: no harm."""
+    released: dict[str, int] = {}
+    for path in paths:
+        holder = _proven_dead(path, namespace)
+        if holder is not None:
+            released[holder.worker] = releaser.release(holder.worker, holder.nonce, holder.queues)
     return released
 
 

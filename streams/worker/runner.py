@@ -8,7 +8,7 @@ closed and the next turn is an audit; a settlement leaves the list only when its
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import anyio
@@ -22,6 +22,7 @@ from reclaimd.streams.keys import Partition
 from reclaimd.streams.producer import close_quietly
 from reclaimd.streams.scripts import Turn, Turned
 from reclaimd.streams.settings import WorkerSettings
+from reclaimd.streams.worker.beat import Renewals
 from reclaimd.streams.worker.bell import Doorbell
 from reclaimd.streams.worker.handlers import Handlers, NoVerdict, Run
 from reclaimd.streams.worker.options import EXIT_FENCED, EXIT_RECYCLE, EXIT_STOPPED
@@ -55,14 +56,14 @@ class Runner:
         shifts: Sequence[Shift],
         handlers: Handlers,
         settings: WorkerSettings,
-        renewed: Callable[[Partition, float], None],
+        renewals: Renewals,
     ) -> None:
         self._url = url
         self._worker = worker
         self._shifts = list(shifts)
         self._handlers = handlers
         self._settings = settings
-        self._renewed = renewed
+        self._renewals = renewals
         self._client: redis_log.AsyncClient | None = None
         self._wake = anyio.Event()
         self._bell = Doorbell(url, shifts, self.wake)
@@ -98,7 +99,10 @@ class Runner:
         self.wake()
 
     def fenced(self, partition: Partition) -> None:
-        """A newer incarnation or the daemon took over this worker ID: nothing here counts any more."""
+        """A newer incarnation or the daemon took over this worker ID: nothing here counts any more.
+
+        Verdicts are still sent, to be refused and counted: an operator should see what work was thrown away.
+        """
         if partition in self._fenced:
             return
         self._fenced.add(partition)
@@ -139,7 +143,7 @@ class Runner:
             self.cancel_all(self._ending.why)
         if self._running() > self._withheld and now < self._ending.deadline + LAST_WORDS:
             return False
-        told = all(not shift.finished or shift.partition in self._fenced for shift in self._shifts)
+        told = not any(shift.finished for shift in self._shifts)
         return told or now >= self._ending.deadline + LAST_WORDS
 
     def _running(self) -> int:
@@ -163,8 +167,6 @@ class Runner:
         for _ in range(len(self._shifts)):
             shift = self._shifts.pop(0)
             self._shifts.append(shift)
-            if shift.partition in self._fenced:
-                continue
             if shift.finished or (shift.ready and capacity) or (shift.audit_due and self._ending is None):
                 return shift
         return None
@@ -203,7 +205,7 @@ class Runner:
             self._not_before = time.monotonic() + STATE_WAIT
             log.warning("partition is not open", queue=shift.partition.queue, state=reply.state)
         else:
-            self._renewed(shift.partition, sent)
+            self._renewals.renewed(shift.partition, sent)
             self._take(shift, ask, reply, group)
 
     def _take(self, shift: Shift, ask: Turn, reply: Turned, group: anyio.abc.TaskGroup) -> None:
@@ -225,7 +227,10 @@ class Runner:
 
     async def _execute(self, shift: Shift, run: Run) -> None:
         try:
-            settlement = await self._handlers.run(run, shift.partition.queue)
+            if self._renewals.is_fresh(shift.partition):
+                settlement = await self._handlers.run(run, shift.partition.queue)
+            else:
+                settlement = run.verdict("handback", cause="lease_in_danger")
         except NoVerdict as error:
             # Its entry stays pending and counted among the running ones until this process is gone.
             self._withheld += 1

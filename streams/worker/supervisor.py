@@ -20,6 +20,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 import msgspec
+import redis
 import structlog
 
 from reclaimd.streams.errors import ConfigError, ReclaimdError
@@ -34,7 +35,7 @@ from reclaimd.streams.worker.options import (
     EXIT_USAGE,
     ChildOptions,
 )
-from reclaimd.streams.worker.releasing import Releaser, swallow_release
+from reclaimd.streams.worker.releasing import Releaser, release_dead, swallow_release
 
 log = structlog.get_logger("reclaimd.supervisor")
 
@@ -85,16 +86,24 @@ class Supervisor:
             async with anyio.create_task_group() as children:
                 for slot in self._slots:
                     children.start_soon(self._keep_alive, slot)
-                children.start_soon(self._warm_up)
+                children.start_soon(self._release_predecessors)
             group.cancel_scope.cancel()
         self._releaser.close()
         return self._exit_code
 
-    async def _warm_up(self) -> None:
+    async def _release_predecessors(self) -> None:
+        """What an earlier life of these IDs left pending, while the children are still starting."""
+        paths = [lock_path(self._folder, self._settings.namespace, slot.worker) for slot in self._slots]
+        known = [path for path in paths if path.exists()]
         try:
-            await anyio.to_thread.run_sync(self._releaser.warm_up)
-        except ReclaimdError as error:
-            log.warning("redis does not answer yet", error=str(error))
+            async with self._releasing:
+                released = await anyio.to_thread.run_sync(release_dead, self._releaser, known, self._settings.namespace)
+        except (ReclaimdError, redis.RedisError) as error:
+            log.warning("could not look after earlier lives yet", error=str(error))
+            return
+        for worker, moved in released.items():
+            if moved:
+                log.warning("tasks of an earlier life released", worker=worker, tasks=moved)
 
     async def _keep_alive(self, slot: Slot) -> None:
         while not self._stopping():

@@ -4,14 +4,24 @@ local SUSPECT_FROM = 2
 local SUSPECT = 1
 local LANES = { high = 3, normal = 5, low = 7 }
 local WITHOUT_VERDICT = { lease_expired = true, takeover = true, released = true, unknown = true }
+local COUNTS = { deliveries = true, attempts = true, handbacks = true, token = true }
 local OPTIONAL = { 'deliveries', 'attempts', 'handbacks', 'token', 'first', 'unique', 'schedule', 'history' }
 
 local to_delete = {}
 
+-- Of at most 15 digits: exact in Lua, and readable for every client.
+local function is_count(text)
+  text = tostring(text)
+  return #text <= 15 and string.find(text, '^%d+$') ~= nil
+end
+
 local function is_well_formed(f)
-  return f[1] == 'task' and f[3] == 'at' and f[5] == 'lane' and f[7] == 'max' and f[#f - 1] == 'body' and #f[2] <= 128
-    and string.find(f[2], '^[%w._:-]+$') ~= nil and LANES[f[6]] ~= nil and string.find(f[4], '^%d+$') ~= nil
-    and string.find(f[8], '^%d+$') ~= nil
+  local good = f[1] == 'task' and f[3] == 'at' and f[5] == 'lane' and f[7] == 'max' and f[#f - 1] == 'body' and #f[2] <= 128
+    and string.find(f[2], '^[%w._:-]+$') ~= nil and LANES[f[6]] ~= nil and is_count(f[4]) and is_count(f[8])
+  for i = 9, good and #f - 2 or 0, 2 do
+    good = good and (not COUNTS[f[i]] or is_count(f[i + 1]))
+  end
+  return good
 end
 
 local function envelope(f)

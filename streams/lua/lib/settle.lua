@@ -54,8 +54,10 @@ local function settle_with_envelope(s, e, worker, retried, moved)
   acknowledge(s[1], s[2])
 end
 
-local function settle_all(settlements, worker, token)
-  local done, retried, moved, stale = {}, {}, {}, 0
+-- Acknowledges what succeeded, and deletes it before anything else can fail: an entry that is acknowledged and still
+-- there would be neither open nor settled.
+local function settle_succeeded(settlements)
+  local done, stale = {}, 0
   for _, s in ipairs(settlements) do
     if s[3] == 'succeeded' then
       -- The token was checked, so what is pending under this ID is pending to this incarnation.
@@ -66,8 +68,21 @@ local function settle_all(settlements, worker, token)
       else
         stale = stale + 1
       end
-    else
-      local e = pending_envelope(s, worker)
+    end
+  end
+  write_acknowledged()
+  return done, stale
+end
+
+local function settle_all(settlements, worker, token)
+  local done, stale = settle_succeeded(settlements)
+  local retried, moved, seen = {}, {}, {}
+  for _, s in ipairs(settlements) do
+    if s[3] ~= 'succeeded' then
+      -- Acknowledging waits for the end, so a second verdict on the same entry would find it pending.
+      local place = s[1] .. ' ' .. s[2]
+      local e = not seen[place] and pending_envelope(s, worker)
+      seen[place] = true
       if e then
         settle_with_envelope(s, e, worker, retried, moved)
       else

@@ -1,0 +1,158 @@
+"""The processes of the demo, and what can be seen of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import redis
+
+from reclaimd.daemon.demo.tasks import DIARY
+from reclaimd.daemon.view import PartitionView, decode_view
+from reclaimd.streams import redis_log, scripts
+from reclaimd.streams.keys import Partition
+
+T = TypeVar("T")
+
+LEASE = 2.0
+QUEUE = "demo"
+NAMESPACE = "demo"
+
+
+class BrokenPromise(Exception):
+    """Something that had to happen did not."""
+
+
+class Note(NamedTuple):
+    """A line of the diary: a run began or ended. `at`: wall seconds."""
+
+    what: str
+    task_id: str
+    worker: str
+    pid: int
+    at: float
+
+
+@dataclass
+class Stage:
+    """The scratch folder, the server and the processes started on it."""
+
+    folder: Path
+    url: str
+
+    def __post_init__(self) -> None:
+        self.partition = Partition(NAMESPACE, QUEUE)
+        self.diary = self.folder / "diary"
+        self.diary.touch()
+        self._client = redis_log.connect_sync(self.url)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("RECLAIMD_")} | {
+            "RECLAIMD_REDIS_URL": self.url,
+            "RECLAIMD_NAMESPACE": NAMESPACE,
+            "RECLAIMD_WORKER_LEASE": f"{LEASE:g}s",
+            "RECLAIMD_WORKER_STATE_DIR": str(self.folder / "state"),
+            "RECLAIMD_WORKER_GRACE": "2s",
+            DIARY: str(self.diary),
+        }
+
+    def start_daemon(self) -> None:
+        """`reclaimd serve`, on a free port."""
+        self._start("daemon", "serve", "--listen", "127.0.0.1:0")
+
+    def start_worker(self, worker: str) -> None:
+        """`reclaimd worker` under this ID."""
+        target = "reclaimd.daemon.demo.tasks:app"
+        self._start(worker, "worker", target, "--queue", QUEUE, "--id", worker, "--concurrency", "20")
+
+    def _start(self, name: str, *arguments: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "reclaimd", *arguments],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def view(self) -> PartitionView:
+        """The partition as the daemon sees it."""
+        return decode_view(QUEUE, 0, redis_log.send_sync(self._client, scripts.view(self.partition)))
+
+    def worker_pid(self, worker: str) -> int | None:
+        """The process that holds this worker ID now."""
+        row = self._client.hget(self.partition.key("workers"), worker)
+        if not isinstance(row, bytes) or row[:1] in (b"!", b"~"):
+            return None
+        pid: int = json.loads(row.split(b"|", 2)[2])["pid"]
+        return pid
+
+    def notes(self) -> list[Note]:
+        """The diary so far."""
+        rows = (line.split() for line in self.diary.read_text("ascii").splitlines())
+        return [Note(what, task, worker, int(pid), float(at)) for what, task, worker, pid, at in rows]
+
+    def running(self, pid: int) -> set[str]:
+        """Tasks that this process has begun and not ended."""
+        notes = [note for note in self.notes() if note.pid == pid]
+        return {n.task_id for n in notes if n.what == "began"} - {n.task_id for n in notes if n.what == "ended"}
+
+    def kill_everything(self, worker: str) -> None:
+        """The worker with its supervisor, by SIGKILL: nobody is left to report."""
+        pid = self.worker_pid(worker)
+        process = self._processes[worker]
+        process.kill()
+        if pid is not None:
+            _signal(pid, signal.SIGKILL)
+        process.wait()
+
+    def signal_worker(self, worker: str, sign: signal.Signals) -> int:
+        """Send a signal to the process that holds this ID; returns its pid."""
+        pid = self.worker_pid(worker)
+        if pid is None:
+            raise BrokenPromise(f"{worker} holds no lease")
+        _signal(pid, sign)
+        return pid
+
+    def end(self) -> None:
+        """Everything that still runs."""
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.terminate()
+        until = time.monotonic() + 6.0
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._client.close()
+
+
+def _signal(pid: int, sign: signal.Signals) -> None:
+    try:
+        os.kill(pid, sign)
+    except ProcessLookupError:
+        return
+
+
+def wait_for(what: str, look: Callable[[], T | None], seconds: float = 15.0) -> T:
+    """The first true value of `look`; raises BrokenPromise naming what did not come."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            seen = look()
+        except (redis.ConnectionError, redis.TimeoutError):
+            seen = None
+        if seen:
+            return seen
+        time.sleep(0.01)
+    raise BrokenPromise(f"waited {seconds:g} s in vain for: {what}")

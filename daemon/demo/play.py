@@ -1,0 +1,210 @@
+"""What happens in the demo, in order, and the verdict."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from reclaimd.daemon.demo.cast import LEASE, NAMESPACE, BrokenPromise, Stage, wait_for
+from reclaimd.daemon.demo.tasks import step
+from reclaimd.daemon.embedded import EmbeddedServer
+from reclaimd.streams import Reclaimd
+from reclaimd.streams.errors import ReclaimdError
+
+TASKS = 1_000
+WORKERS = ("worker-a", "worker-b", "worker-c")
+
+
+@dataclass
+class Report:
+    """What the demo counted. `kill_to_rerun`: seconds. `broken`: promises that did not hold, in words."""
+
+    accepted: int = 0
+    settled: int = 0
+    run_twice: int = 0
+    lost: int = 0
+    fenced_settlements: int = 0
+    kill_to_rerun: float | None = None
+    restart_to_rerun: float | None = None
+    seconds: float = 0.0
+    broken: list[str] = field(default_factory=list)
+
+
+class Play:
+    """One performance on a stage."""
+
+    def __init__(self, stage: Stage, console: Console) -> None:
+        self._stage = stage
+        self._console = console
+        self._began = time.monotonic()
+        self._accepted: list[str] = []
+        self.report = Report()
+
+    def perform(self) -> Report:
+        """All acts. A promise that breaks ends it early and is in the report."""
+        try:
+            self._open()
+            self._kill_one()
+            self._freeze_one()
+            self._restart_one()
+            self._drain()
+        except (BrokenPromise, ReclaimdError) as error:
+            self.report.broken.append(str(error))
+        self._count()
+        return self.report
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"[dim]{time.monotonic() - self._began:6.2f}s[/dim]  {text}", highlight=False)
+
+    def _open(self) -> None:
+        stage = self._stage
+        self._say(f"server  Valkey on {stage.url}, scratch folder {stage.folder}")
+        stage.start_daemon()
+        for worker in WORKERS:
+            stage.start_worker(worker)
+        wait_for("three live workers", lambda: stage.view().live == len(WORKERS))
+        self._say(f"start   the daemon and {len(WORKERS)} workers, leases of {LEASE:g} s")
+        app = Reclaimd(stage.url, NAMESPACE)
+        results = app.enqueue_many_sync([step.call(_length(number)) for number in range(TASKS)])
+        app.close()
+        self._accepted = [result.task_id for result in results if result.status == "ok"]
+        self._say(f"enqueue {len(self._accepted)} tasks accepted")
+
+    def _kill_one(self) -> None:
+        stage = self._stage
+        wait_for("work under way", lambda: stage.view().counter("succeeded") > TASKS // 20)
+        pid = wait_for("a process of worker-a", lambda: stage.worker_pid("worker-a"))
+        wait_for("a task in the middle", lambda: stage.running(pid))
+        stage.signal_worker("worker-a", signal.SIGKILL)
+        killed = time.time()
+        orphans = stage.running(pid)
+        self._say(f"[red]kill -9[/red] worker-a (process {pid}) in the middle of {len(orphans)} tasks")
+        again = wait_for("a killed task to run again", lambda: self._begun_elsewhere(orphans, pid, killed))
+        self.report.kill_to_rerun = again - killed
+        self._say(f"reclaim {self.report.kill_to_rerun * 1000:.0f} ms later one of them runs in another process")
+
+    def _freeze_one(self) -> None:
+        stage = self._stage
+        refused = stage.view().counter("fenced")
+        pid = wait_for("a process of worker-b", lambda: stage.worker_pid("worker-b"))
+        wait_for("a task in the middle", lambda: stage.running(pid))
+        stage.signal_worker("worker-b", signal.SIGSTOP)
+        frozen = stage.running(pid)
+        self._say(f"[red]freeze[/red]  worker-b (process {pid}, SIGSTOP) in the middle of {len(frozen)} tasks")
+        wait_for("the frozen worker to be fenced", lambda: stage.worker_pid("worker-b") is None)
+        self._say("reclaim its lease ended: the daemon has fenced it and moved its tasks")
+        os.kill(pid, signal.SIGCONT)
+        self._say(f"wake    worker-b (SIGCONT), which still believes in its {len(frozen)} tasks")
+        refused = wait_for("its settlements to be refused", lambda: stage.view().counter("fenced") - refused)
+        self._say(f"fenced  {refused} settlements of worker-b were refused; it starts anew under the same ID")
+
+    def _restart_one(self) -> None:
+        stage = self._stage
+        pid = wait_for("a process of worker-c", lambda: stage.worker_pid("worker-c"))
+        wait_for("a task in the middle", lambda: stage.running(pid))
+        stage.kill_everything("worker-c")
+        orphans = stage.running(pid)
+        self._say(
+            f"[red]kill -9[/red] worker-c with its supervisor, {len(orphans)} tasks open: nobody is left to report"
+        )
+        started = time.time()
+        stage.start_worker("worker-c")
+        again = wait_for("its tasks to run again", lambda: self._begun_elsewhere(orphans, pid, started))
+        self.report.restart_to_rerun = again - started
+        self._say(f"restart under the same ID took them back {self.report.restart_to_rerun:.2f} s after its start")
+
+    def _drain(self) -> None:
+        stage = self._stage
+        wait_for("all tasks to be settled", lambda: stage.view().counter("succeeded") >= len(self._accepted), 25.0)
+        self._say("done    every task is settled")
+
+    def _begun_elsewhere(self, tasks: set[str], pid: int, since: float) -> float | None:
+        """When the first of these tasks began in another process after this instant."""
+        notes = [note for note in self._stage.notes() if note.task_id in tasks and note.what == "began"]
+        return min((note.at for note in notes if note.pid != pid and note.at > since), default=None)
+
+    def _count(self) -> None:
+        report, view = self.report, self._stage.view()
+        began = Counter(note.task_id for note in self._stage.notes() if note.what == "began")
+        ended = {note.task_id for note in self._stage.notes() if note.what == "ended"}
+        report.accepted = len(self._accepted)
+        report.settled = view.counter("succeeded")
+        report.run_twice = sum(1 for runs in began.values() if runs > 1)
+        report.lost = len(set(self._accepted) - ended)
+        report.fenced_settlements = view.counter("fenced")
+        report.seconds = round(time.monotonic() - self._began, 1)
+        if report.accepted != TASKS:
+            report.broken.append(f"{TASKS - report.accepted} tasks were not accepted")
+        if report.lost:
+            report.broken.append(f"{report.lost} accepted tasks never ran to an end")
+        if report.settled != report.accepted:
+            report.broken.append(f"{report.accepted} tasks accepted, {report.settled} settlements counted")
+        if view.dead:
+            report.broken.append(f"{view.dead} tasks were given up")
+
+
+def _length(number: int) -> float:
+    """Seconds that a task takes: mostly short, some long enough to be caught in the middle."""
+    return 0.6 if number % 10 == 0 else 0.05
+
+
+def _table(report: Report) -> Table:
+    table = Table(title="What came of it", title_justify="left")
+    table.add_column("")
+    table.add_column("", justify="right")
+    rows = (
+        ("tasks accepted", report.accepted),
+        ("settled", report.settled),
+        ("run twice (began again after a crash or a freeze)", report.run_twice),
+        ("[bold]lost[/bold]", f"[bold]{report.lost}[/bold]"),
+        ("fenced settlements", report.fenced_settlements),
+        ("seconds from kill to re-run", _seconds(report.kill_to_rerun)),
+        ("seconds from restart to re-run", _seconds(report.restart_to_rerun)),
+    )
+    for name, value in rows:
+        table.add_row(name, str(value))
+    return table
+
+
+def _seconds(value: float | None) -> str:
+    return "never" if value is None else f"{value:.3f}"
+
+
+def run(*, as_json: bool = False) -> int:
+    """Perform; prints what happens and the table, or one JSON document. Returns 1 when a promise was broken."""
+    console = Console(stderr=as_json)
+    with tempfile.TemporaryDirectory(prefix="reclaimd-demo-") as name, EmbeddedServer(Path(name, "server")) as server:
+        stage = Stage(Path(name), server.url)
+        try:
+            report = Play(stage, console).perform()
+        finally:
+            stage.end()
+        if report.broken:
+            _show_logs(Path(name), console)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(report)) + "\n")
+    else:
+        console.print(_table(report))
+    for promise in report.broken:
+        console.print(f"[red]broken:[/red] {promise}")
+    if not report.broken:
+        console.print(f"Every promise held, in {report.seconds:g} s.")
+    return 1 if report.broken else 0
+
+
+def _show_logs(folder: Path, console: Console) -> None:
+    for log in sorted(folder.glob("*.log")):
+        lines = log.read_text("utf-8", "replace").splitlines()[-15:]
+        console.print(f"[dim]{log.name}, last lines:[/dim]")
+        for line in lines:
+            console.print(f"  {line}", highlight=False, markup=False)
