@@ -10,6 +10,10 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
+class OutputClosed(Exception):
+    """Nobody reads standard output any more. No OSError: those would be taken for Redis's, or by the parser."""
+
+
 def main() -> None:
     """Run the command of `sys.argv` and exit with its code."""
     try:
@@ -20,11 +24,8 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     # Imported here, so that Ctrl-C during the import ends as quietly as later.
-    from reclaimd.daemon.cli.app import ABORTED, USAGE_ERROR, app
-    from reclaimd.daemon.cli.complaints import OutputClosed, complain, complain_of_usage
-    from reclaimd.streams.errors import ReclaimdError
+    from reclaimd.daemon.cli.app import ABORTED, app
 
-    as_json = "--json" in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
     try:
         code = app(args=arguments, prog_name="reclaimd", standalone_mode=False)
         sys.stdout.flush()
@@ -34,8 +35,17 @@ def _run(arguments: list[str]) -> int:
         return BROKEN_PIPE
     except ABORTED:
         return INTERRUPTED
-    except ReclaimdError as error:
-        return complain(error, as_json=as_json)
-    except USAGE_ERROR as error:
-        return complain_of_usage(error, as_json=as_json)
+    except Exception as error:
+        # Only now: the errors' module brings half of the project along, which `version` does without.
+        from reclaimd.daemon.cli.complaints import complain
+
+        code = complain(error, as_json=_wants_json(arguments))
+        if code is None:
+            raise
     return code if isinstance(code, int) else 0
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Also when the parser gave up before it came to the flag."""
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in own

@@ -3,13 +3,10 @@
 import json
 import sys
 
+from reclaimd.daemon.cli.app import USAGE_ERROR
 from reclaimd.streams.errors import ReclaimdError
 
 USAGE = 2
-
-
-class OutputClosed(Exception):
-    """Nobody reads standard output any more. No OSError: those would be taken for Redis's, or by the parser."""
 
 
 class UsageProblem(ReclaimdError):
@@ -18,22 +15,21 @@ class UsageProblem(ReclaimdError):
     exit_code = USAGE
 
 
-def complain(error: ReclaimdError, *, as_json: bool) -> int:
-    """Say it; returns the exit code."""
-    return _say(str(error), getattr(error, "cure", None), error.exit_code, as_json=as_json)
-
-
-def complain_of_usage(error: Exception, *, as_json: bool) -> int:
-    """The same for arguments that the parser refused."""
+def complain(error: Exception, *, as_json: bool) -> int | None:
+    """Say it and return the exit code; None for what nobody foresaw, which deserves its traceback."""
+    if isinstance(error, ReclaimdError):
+        return _say(str(error), getattr(error, "cure", None), error.exit_code, as_json=as_json)
+    if not isinstance(error, USAGE_ERROR):
+        return None
     format_message = getattr(error, "format_message", None)
-    message = " ".join(str(format_message() if format_message else error).split()).rstrip(".")
+    text = str(format_message() if format_message else error)
     context = getattr(error, "ctx", None)
     cure = f"see {context.command_path if context else 'reclaimd'} --help"
-    if not message or "\n" in str(error):
-        # The parser's answer to a group without a command: its help text is the message.
-        print(error, file=sys.stderr)
+    if not text.strip() or "\n" in text:
+        # The parser's answer to a group without a command: it has printed the help text.
+        print(text, file=sys.stderr)
         return USAGE
-    return _say(f"{message}: {cure}", cure, USAGE, as_json=as_json)
+    return _say(f"{text.rstrip('.')}: {cure}", cure, USAGE, as_json=as_json)
 
 
 def _say(text: str, cure: str | None, code: int, *, as_json: bool) -> int:

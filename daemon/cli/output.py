@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from reclaimd.daemon.cli.complaints import OutputClosed
+from reclaimd.daemon.cli import OutputClosed
 
 Cell = str | int | None
 Report = Callable[[str, int, int | None], object]

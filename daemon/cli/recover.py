@@ -111,8 +111,8 @@ def cleanup(flags: Flags, queue: str | None, older_than: str, *, dry_run: bool) 
         for name in await source.queues(queue):
             call = scripts.cleanup(source.partition(name), older_than_ms=older_than_ms, dry_run=dry_run)
             results[name] = await source.send(call)
-        workers = [(name, worker) for name, cleaned in results.items() for worker in cleaned.workers]
-        consumers = [(name, *consumer) for name, cleaned in results.items() for consumer in cleaned.consumers]
+        workers = [(name, worker) for name, cleaned in results.items() for worker in sorted(cleaned.workers)]
+        consumers = [(name, *consumer) for name, cleaned in results.items() for consumer in sorted(cleaned.consumers)]
         if out.json:
             out.document(
                 {

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import anyio
 import redis
 
-from reclaimd.daemon.links import Link
+from reclaimd.daemon.links import Ask, Link
 from reclaimd.daemon.log import get_logger
 from reclaimd.daemon.loops.narration import narrate
 from reclaimd.daemon.loops.shell import Context, Loop
@@ -56,12 +56,17 @@ class EventsLoop:
         self._broken: set[str] = set()
         self._look_again_at = 0.0
         self._behind = False
+        self._waiting: anyio.CancelScope | None = None
 
     def watch(self, partition: Partition, position: str | None = START) -> None:
         """Read this partition's events after `position`; None: from the end as it is at the next step."""
         key = partition.key("events")
         self._queues[key] = partition.queue
         self._positions.setdefault(key, position)
+        # A read that waits does not know of the new stream, and a worker with a short lease may have joined there.
+        self.loop.alarm.ring_within(0.0)
+        if self._waiting is not None:
+            self._waiting.cancel()
 
     def restart(self, partition: Partition) -> None:
         """The partition's data were replaced, so that IDs may begin anywhere."""
@@ -117,6 +122,11 @@ class EventsLoop:
         async def read(client: AsyncClient) -> Reply:
             return await client.execute_command(*command) or {}  # type: ignore[no-untyped-call]
 
+        with anyio.CancelScope() as self._waiting:
+            return await self._read_or_sort_out(read)
+        return {}
+
+    async def _read_or_sort_out(self, read: Ask[Reply]) -> Reply:
         try:
             return await self._link.use(read)
         except redis.ResponseError:
