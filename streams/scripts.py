@@ -129,8 +129,8 @@ class Turn(NamedTuple):
 
 
 class Turned(NamedTuple):
-    """status: ok, fenced, late, or state (the partition's `state` forbids running). `lost`: running entries not pending any
-    more.
+    """status: ok, fenced, late, or state (the partition's `state` forbids running). `lost`: running entries not
+    pending any more.
     """
 
     status: str

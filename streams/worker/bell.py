@@ -48,8 +48,10 @@ class Doorbell:
         if self._client is None:
             self._client = redis_log.connect(self._url, reply_timeout=WAIT_S + redis_log.REPLY_TIMEOUT)
         try:
-            reply: list[bytes] | None = await self._client.blpop(list(self._shifts), timeout=WAIT_S)  # type:
-            ignore[assignment] rung = [self._shifts[reply[0]]] if reply else []
+            reply: list[bytes] | None = await self._client.blpop(  # type: ignore[assignment]
+                list(self._shifts), timeout=WAIT_S
+            )
+            rung = [self._shifts[reply[0]]] if reply else []
         except (redis.RedisError, OSError):
             # The turn loop reports that Redis is away; here only the waiting goes on elsewhere.
             await self._drop()
