@@ -37,6 +37,7 @@ class Renewals:
     def __init__(self, held: Sequence[Held], sent: float, lease: float) -> None:
         self._sent = {h.partition: sent for h in held}
         self._lease = lease
+        self.unanswered = False
 
     def is_fresh(self, partition: Partition) -> bool:
         """Whether a handler may still begin: a process that wakes from a freeze must not start what it was given
@@ -101,8 +102,10 @@ class BeatThread(threading.Thread):
         try:
             results = redis_log.send_all_sync(self._client, self._calls)
         except (redis.RedisError, OSError):
+            self._renewals.unanswered = True
             self._client.connection_pool.disconnect()
             return False
+        self._renewals.unanswered = False
         for held, renewed in zip(self._held, results, strict=True):
             if renewed:
                 self._renewals.renewed(held.partition, sent)
@@ -130,6 +133,7 @@ class WatchThread(threading.Thread):
         self._cancelled_at = 0.0
         self._pong = time.monotonic()
         self._pinged = self._pong
+        self._cpu = time.process_time()
 
     def run(self) -> None:
         """Until `end`."""
@@ -141,8 +145,11 @@ class WatchThread(threading.Thread):
         """Judge once; returns seconds until the next look."""
         renewed = self._renewals.oldest()
         silence = now - renewed
-        if silence >= self._lease / 2 and self._cancelled_for != renewed:
+        if silence < self._lease / 2:
+            self._cpu = time.process_time()
+        elif self._cancelled_for != renewed:
             self._cancelled_for, self._cancelled_at = renewed, now
+            self._judge_starvation(silence)
             self._watched.post(self._watched.on_silence)
         # A process that was frozen wakes up past both points: its handlers too get the time to end by themselves.
         given_time = now - self._cancelled_at >= self._lease / 6
@@ -154,6 +161,15 @@ class WatchThread(threading.Thread):
         return min(
             [*ahead, PING_EVERY, max(self._lease / 20, 0.02)] if silence >= self._lease / 2 else [*ahead, PING_EVERY]
         )
+
+    def _judge_starvation(self, silence: float) -> None:
+        """Nobody failed to renew, yet nobody did, and the process was at work: a handler kept the threads from running.
+
+        Handing its task back would count nothing and let it do so for ever, so it ends without a verdict.
+        """
+        at_work = time.process_time() - self._cpu > self._lease / 4
+        if at_work and not self._renewals.unanswered and self._watched.busy():
+            self._watched.on_kill(f"a handler kept this process from renewing for {silence:.1f} s")
 
     def _judge_loop(self, now: float) -> None:
         if now - self._pinged >= PING_EVERY:

@@ -29,6 +29,7 @@ local function settle_with_envelope(s, e, worker, retried, moved)
   local outcome, cause, err = s[3], s[9], s[10]
   if outcome == 'handback' then
     move(s[1], s[2], 'handback', worker, moved)
+    redis.call('XACK', K.streams[s[1]], GROUP, s[2])
     count('handed_back', 1)
     return
   end
@@ -51,6 +52,8 @@ local function settle_with_envelope(s, e, worker, retried, moved)
     remember(e, outcome, worker, cause)
     bury(e, cause, err, worker, { s[6], s[7] })
   end
+  -- At once: the same entry may stand in this batch a second time, and must not be pending then.
+  redis.call('XACK', K.streams[s[1]], GROUP, s[2])
   acknowledge(s[1], s[2])
 end
 
