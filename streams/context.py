@@ -25,10 +25,16 @@ class Context:
     token: int
     deadline: float | None
     stop: threading.Event = field(default_factory=threading.Event)
+    noticed: threading.Event = field(default_factory=threading.Event)
 
     @property
     def cancelled(self) -> bool:
         """True once the run is to end: timeout, shutdown or a lost lease. For sync handlers, which nothing can
         interrupt.
+
+        A handler that has seen it and returns has left early: its task will run again. One that never looked has
+        finished.
         """
-        return self.stop.is_set()
+        if self.stop.is_set():
+            self.noticed.set()
+        return self.noticed.is_set()

@@ -23,7 +23,7 @@ import structlog
 from reclaimd.streams import logs
 from reclaimd.streams.app import Reclaimd, queues_of
 from reclaimd.streams.configure import Config
-from reclaimd.streams.errors import ConfigError, Fenced, ReclaimdError
+from reclaimd.streams.errors import ConfigError, Fenced, ReclaimdError, WorkerIdInUse
 from reclaimd.streams.keys import Partition
 from reclaimd.streams.scripts import Identity
 from reclaimd.streams.settings import Settings
@@ -31,8 +31,17 @@ from reclaimd.streams.worker.beat import BeatThread, Held, Renewals, WatchThread
 from reclaimd.streams.worker.handlers import Handlers
 from reclaimd.streams.worker.joining import join_all
 from reclaimd.streams.worker.locks import LockFile, LockHeld, boot_id, lock_path, state_folder
-from reclaimd.streams.worker.options import EXIT_FAILED, EXIT_FENCED, EXIT_STOPPED, ChildOptions
-from reclaimd.streams.worker.runner import Runner
+from reclaimd.streams.worker.options import (
+    EXIT_FAILED,
+    EXIT_FENCED,
+    EXIT_IN_USE,
+    EXIT_RECYCLE,
+    EXIT_STOPPED,
+    EXIT_UNUSABLE,
+    EXIT_USAGE,
+    ChildOptions,
+)
+from reclaimd.streams.worker.runner import Runner, end_process
 from reclaimd.streams.worker.shift import Shift
 
 log = structlog.get_logger("reclaimd.worker")
@@ -91,7 +100,10 @@ def _take_lock(options: ChildOptions, namespace: str, queues: list[str]) -> tupl
     """Our lock file, written with our nonce, and the nonce that it proves dead (or the supervisor saw die)."""
     folder = state_folder(options.settings.worker.state_dir, dict(os.environ))
     path = lock_path(folder, namespace, options.worker)
-    lock = _acquire_patiently(path)
+    try:
+        lock = _acquire_patiently(path)
+    except LockHeld as held:
+        raise WorkerIdInUse(options.worker, str(held)) from held
     proven = lock.previous.nonce if lock.previous is not None and lock.previous.worker == options.worker else ""
     lock.write(worker=options.worker, nonce=options.nonce, namespace=namespace, queues=queues)
     return lock, options.proof or proven
@@ -185,10 +197,7 @@ def main() -> None:
     options = msgspec.json.decode(sys.stdin.buffer.read(), type=ChildOptions)
     die_with_parent(options.parent_pid)
     logs.set_up(options.settings.daemon.log_format, options.settings.daemon.log_level)
-    code = _main(options)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    end_process(_main(options))
 
 
 def _main(options: ChildOptions) -> int:
@@ -209,6 +218,10 @@ def _main(options: ChildOptions) -> int:
         return _say(error)
     except KeyboardInterrupt:
         return EXIT_STOPPED
+    except SystemExit as error:
+        # Of a task that a handler started beside itself; asyncio lets it end the loop.
+        log.critical("a handler ended the process", error=repr(error))
+        return EXIT_RECYCLE
     except Exception:
         log.exception("worker failed", target=options.target)
         return EXIT_FAILED
@@ -218,7 +231,10 @@ def _say(error: BaseException) -> int:
     sys.stderr.write(f"reclaimd: {error}\n")
     if isinstance(error, Fenced):
         return EXIT_FENCED
-    return error.exit_code if isinstance(error, ReclaimdError) else EXIT_FAILED
+    if isinstance(error, WorkerIdInUse):
+        return EXIT_IN_USE
+    known = {2: EXIT_USAGE, 3: EXIT_UNUSABLE}
+    return known.get(error.exit_code, EXIT_FAILED) if isinstance(error, ReclaimdError) else EXIT_FAILED
 
 
 def _as_config(settings: Settings) -> Config:

@@ -6,6 +6,7 @@
 | returns what JSON cannot carry | failed, `unencodable_result` |
 | raises | retry by the task's policy, then failed, `raised` (`not_retryable` when the policy excludes the type) |
 | outlives its timeout | cancelled; retry, then failed, `timeout` |
+| is sync, sees `Context.cancelled` and returns | as if it had been cancelled: it left early |
 | is sync and does not end when told to | none: the process is recycled, the parent releases the entry |
 | calls `sys.exit` | none: the process ends, the parent releases the entry |
 | swallows its cancellation | none: the process is recycled, the parent releases the entry |
@@ -98,6 +99,8 @@ class Handlers:
         if isinstance(prepared, Settlement):
             return prepared
         task, kwargs = prepared
+        if run.stopped:
+            return run.verdict("handback", cause="stopped")
         try:
             return _succeeded(run, await self._call(run, task, kwargs))
         except Stopped:
@@ -161,8 +164,6 @@ class Handlers:
             return await self._call_in_thread(run, task, kwargs)
         deadline = float("inf") if run.timeout is None else anyio.current_time() + run.timeout
         with anyio.CancelScope(deadline=deadline) as run.scope:
-            if run.stopped:
-                raise Stopped
             try:
                 return await task.function(**kwargs)
             except Exception as error:
@@ -176,8 +177,6 @@ class Handlers:
         raise _timed_out(run)
 
     async def _call_in_thread(self, run: Run, task: Task[..., Any], kwargs: dict[str, Any]) -> Any:
-        if run.stopped:
-            raise Stopped
         outcome: list[Any] = []
         ended = anyio.Event()
         context = run.context
@@ -205,14 +204,20 @@ class Handlers:
         if not outcome:
             log.error("a sync handler does not end", task_id=run.delivery.task_id, task=run.name, ran_ms=run.run_ms)
             raise NoVerdict("a sync handler outlived its timeout")
-        returned, value = outcome
-        if returned:
-            return value
-        if run.stopped and not isinstance(value, SystemExit):
-            raise Stopped
-        if not isinstance(value, SystemExit) and run.scope is not None and run.scope.cancelled_caught:
-            raise _timed_out(run) from value
+        return _verdict_of_thread(run, *outcome)
+
+
+def _verdict_of_thread(run: Run, returned: bool, value: Any) -> Any:
+    left_early = run.context is not None and run.context.noticed.is_set()
+    if returned and not left_early:
+        return value
+    if isinstance(value, SystemExit):
         raise value
+    if run.stopped:
+        raise Stopped
+    if run.scope is not None and run.scope.cancelled_caught:
+        raise _timed_out(run) from (None if returned else value)
+    raise value
 
 
 def _timed_out(run: Run) -> TimeoutError:

@@ -2,14 +2,17 @@
 next.
 
 Order that safety rests on: a handler starts only from the reply that delivered it; after any error the connection is
-closed and the next turn is an audit; a settlement leaves the list only when its turn was answered.
+closed and the next turn is an audit; a settlement leaves the list only when its turn was answered; nothing is handed
+back while its handler still runs.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import anyio
 import anyio.abc
@@ -24,7 +27,7 @@ from reclaimd.streams.scripts import Turn, Turned
 from reclaimd.streams.settings import WorkerSettings
 from reclaimd.streams.worker.beat import Renewals
 from reclaimd.streams.worker.bell import Doorbell
-from reclaimd.streams.worker.handlers import Handlers, NoVerdict, Run
+from reclaimd.streams.worker.handlers import OVERRUN, Handlers, NoVerdict, Run
 from reclaimd.streams.worker.options import EXIT_FENCED, EXIT_RECYCLE, EXIT_STOPPED
 from reclaimd.streams.worker.shift import Shift
 
@@ -36,6 +39,15 @@ LONGEST_RETRY = 1.0
 STATE_WAIT = 1.0
 # How long a stopping worker tries to tell its last settlements to a Redis that does not answer.
 LAST_WORDS = 5.0
+# A sync handler is given up on after OVERRUN, by the one who runs it; one that swallows cancellations a little later.
+DEAF_AFTER = OVERRUN + 1.0
+
+
+def end_process(code: int) -> NoReturn:
+    """At once: a handler's thread that does not end must not keep the process alive."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class Ending(NamedTuple):
@@ -71,7 +83,6 @@ class Runner:
         self._cancelled = False
         self._failures = 0
         self._fenced: set[Partition] = set()
-        self._withheld = 0
         self._turns = 0
         self._next_audit = 0.0
         self._not_before = 0.0
@@ -117,22 +128,26 @@ class Runner:
                 run.stop()
 
     async def run(self) -> int:
-        """Until ended; returns the exit code. All that could be handed back was."""
+        """Until ended; returns the exit code. All that could be handed back was.
+
+        When a handler goes on for all that, the process ends here: its parent releases what it held.
+        """
         async with anyio.create_task_group() as group:
             group.start_soon(self._bell.run)
             while not self._is_over():
+                self._abandon_the_deaf()
                 shift = self._next_shift()
                 if shift is None:
                     await self._rest()
                 else:
                     await self._turn(shift, group)
-            if not self._withheld:
-                await self._leave()
+            if self._running():
+                end_process(self._exit_code())
+            await self._leave()
             group.cancel_scope.cancel()
         if self._client is not None:
             await close_quietly(self._client)
-        assert self._ending is not None
-        return self._ending.code
+        return self._exit_code()
 
     def _is_over(self) -> bool:
         if self._ending is None:
@@ -141,13 +156,34 @@ class Runner:
         if now >= self._ending.deadline and not self._cancelled:
             self._cancelled = True
             self.cancel_all(self._ending.why)
-        if self._running() > self._withheld and now < self._ending.deadline + LAST_WORDS:
+        if self._running() > self._abandoned() and now < self._ending.deadline + LAST_WORDS:
             return False
         told = not any(shift.finished for shift in self._shifts)
         return told or now >= self._ending.deadline + LAST_WORDS
 
     def _running(self) -> int:
         return sum(len(shift.running) for shift in self._shifts)
+
+    def _exit_code(self) -> int:
+        assert self._ending is not None
+        return self._ending.code
+
+    def _abandoned(self) -> int:
+        return sum(run.abandoned for shift in self._shifts for run in shift.running.values())
+
+    def _abandon_the_deaf(self) -> None:
+        """A handler that swallows its cancellation would hold its entry, and a place, for ever."""
+        now = time.monotonic()
+        for shift in self._shifts:
+            for run in shift.running.values():
+                if not run.abandoned and run.deadline is not None and now > run.deadline + DEAF_AFTER:
+                    log.error("a handler swallows its cancellation", task_id=run.delivery.task_id, task=run.name)
+                    self._abandon(run, self._settings.grace_ms / 1000)
+
+    def _abandon(self, run: Run, grace: float) -> None:
+        """Its entry stays pending and counted among the running ones until this process is gone."""
+        run.abandoned = True
+        self.end("a handler does not end", grace, EXIT_RECYCLE)
 
     def _capacity(self) -> int:
         if self._ending is not None:
@@ -232,10 +268,8 @@ class Runner:
             else:
                 settlement = run.verdict("handback", cause="lease_in_danger")
         except NoVerdict as error:
-            # Its entry stays pending and counted among the running ones until this process is gone.
-            self._withheld += 1
             is_exit = isinstance(error.__cause__, SystemExit | KeyboardInterrupt)
-            self.end(str(error), 0 if is_exit else self._settings.grace_ms / 1000, EXIT_RECYCLE)
+            self._abandon(run, 0 if is_exit else self._settings.grace_ms / 1000)
         else:
             shift.finish(run, settlement)
             self.wake()

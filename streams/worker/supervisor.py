@@ -28,7 +28,9 @@ from reclaimd.streams.settings import Settings
 from reclaimd.streams.worker.identity import Base, base_id, process_ids
 from reclaimd.streams.worker.locks import lock_path, read_holder, state_folder
 from reclaimd.streams.worker.options import (
+    EXIT_FAILED,
     EXIT_FENCED,
+    EXIT_IN_USE,
     EXIT_RECYCLE,
     EXIT_STOPPED,
     EXIT_UNUSABLE,
@@ -38,6 +40,9 @@ from reclaimd.streams.worker.options import (
 from reclaimd.streams.worker.releasing import Releaser, release_dead, swallow_release
 
 log = structlog.get_logger("reclaimd.supervisor")
+
+# What is wrong with the command line, the app or Redis does not mend by starting again; the exit code that says so.
+_HOPELESS = {EXIT_USAGE: 2, EXIT_UNUSABLE: 3}
 
 # A child that lived this long is taken to have started well.
 YOUNG = 10.0
@@ -58,6 +63,7 @@ class Slot:
     proof: str = ""
     after_fence: bool = False
     young_deaths: int = 0
+    starts: int = 0
     started: float = field(default=0.0)
 
 
@@ -110,9 +116,12 @@ class Supervisor:
             code = await self._live_once(slot)
             if self._stopping():
                 return
-            if code in (EXIT_USAGE, EXIT_UNUSABLE):
-                # What is wrong with the command line, the app or Redis does not mend by starting again.
-                self._exit_code = code
+            hopeless = _HOPELESS.get(code)
+            if code == EXIT_IN_USE and slot.starts == 1:
+                # Later on it may be a leftover of the last life that still holds the lock, and that passes.
+                hopeless = EXIT_FAILED
+            if hopeless is not None:
+                self._exit_code = hopeless
                 self._stop(signal.SIGTERM)
                 return
             await self._back_off(slot, code)
@@ -121,7 +130,11 @@ class Supervisor:
         """Start a child, wait for its end, make sure that nothing of it is left, release it. Returns its exit code."""
         slot.nonce = secrets.token_hex(8)
         slot.started = time.monotonic()
+        slot.starts += 1
         process = slot.process = await self._spawn(slot)
+        if self._stopping():
+            # The signal came while there was no process yet to pass it on to.
+            process.send_signal(signal.SIGTERM)
         try:
             code = await process.wait()
         finally:
