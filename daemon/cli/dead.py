@@ -4,7 +4,6 @@ import sys
 from collections.abc import AsyncIterator
 
 import msgspec
-import typer
 
 from reclaimd.daemon.cli.complaints import UsageProblem
 from reclaimd.daemon.cli.flags import Flags
@@ -180,8 +179,9 @@ def purge(
     async def work(source: Source, out: Output) -> int:
         found = [letter.task async for letter in find_dead(source, await source.queues(queue), wanted)]
         missing = _missing(ids, found)
-        if found and not yes:
-            typer.confirm(f"Delete {plural(len(found), 'dead letter')} for good?", abort=True, err=True)
+        if found and not yes and not out.ask(f"Delete {plural(len(found), 'dead letter')} for good?"):
+            out.note("nothing was deleted")
+            return PROBLEM
         purged = 0
         with out.progress() as report:
             for batch in _split(found):

@@ -50,6 +50,12 @@ class Output:
         """One line on standard error, beside the result."""
         self._errors.print(f"reclaimd: {clean(text)}", soft_wrap=True)
 
+    def ask(self, question: str) -> bool:
+        """A yes or no from the terminal; no unless it is a clear yes."""
+        sys.stderr.write(f"{clean(question)} [y/N] ")
+        sys.stderr.flush()
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """A table; columns of numbers are aligned to the right, None is empty."""
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
