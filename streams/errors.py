@@ -79,6 +79,9 @@ class Unusable(Enum):
     READ_ONLY = ("is a read-only replica", "point redis_url at the primary, or wait for the failover to end", True)
     LOADING = ("is still loading its data", "wait until it has loaded", True)
     CLUSTER_DOWN = ("is a cluster that is down", "wait until its slots are served again", True)
+    CANNOT_SAVE = ("cannot save its data to disk", "make room on its disk and look into its log", True)
+    NO_REPLICAS = ("has too few replicas for its min-replicas-to-write", "bring its replicas back", True)
+    BUSY = ("is busy with a script", "wait, or find out whose script it runs", True)
     NOT_REDIS = ("does not speak the Redis protocol", "check the host, the port and TLS (redis:// or rediss://)", False)
     LAYOUT = ("holds another layout of keys", "run one version of reclaimd against this namespace", False)
 

@@ -133,12 +133,18 @@ class _Waiting:
     batch.
     """
 
-    __slots__ = ("left", "results", "wake")
+    __slots__ = ("error", "left", "results", "wake")
 
     def __init__(self, size: int) -> None:
         self.left = size
+        self.error: Exception | None = None
         self.results: list[EnqueueResult | None] = [None] * size
         self.wake = anyio.Event()
+
+    def fail(self, error: Exception) -> None:
+        """Its caller is to raise this, whatever became of the rest."""
+        self.error = error
+        self.wake.set()
 
 
 class _Item(NamedTuple):
@@ -166,11 +172,11 @@ class Producer:
         self._queue: deque[_Item] = deque()
 
     async def enqueue(self, tasks: Sequence[Addressed]) -> list[EnqueueResult]:
-        """One result per task, in order. Raises nothing about Redis: a failure is a result."""
+        """One result per task, in order. Raises nothing about Redis's state: a failure is a result."""
         mine = _Waiting(len(tasks))
         self._queue.extend(_Item(mine, index, task) for index, task in enumerate(tasks))
         try:
-            while mine.left:
+            while mine.left and mine.error is None:
                 if self._leading:
                     await mine.wake.wait()
                     mine.wake = anyio.Event()
@@ -180,6 +186,8 @@ class Producer:
             if mine.left:
                 self._queue = deque(item for item in self._queue if item.owner is not mine)
                 self._wake_next()
+        if mine.error is not None:
+            raise mine.error
         return [result for result in mine.results if result is not None]
 
     async def _lead(self) -> None:
@@ -199,7 +207,13 @@ class Producer:
     async def _send_one_batch(self) -> None:
         partition, tasks = next(iter(batches(item.task for item in self._queue)))
         items = [self._queue.popleft() for _ in tasks]
-        results = await self._deliver(scripts.enqueue(partition, tasks, epoch_id=self._epoch_id), partition, tasks)
+        try:
+            results = await self._deliver(scripts.enqueue(partition, tasks, epoch_id=self._epoch_id), partition, tasks)
+        except Exception as error:
+            # An answer that nobody foresaw: every caller of the batch gets it, or they would wait for ever.
+            for item in items:
+                item.owner.fail(error)
+            return
         for item, result in zip(items, results, strict=True):
             item.owner.results[item.place] = result
             item.owner.left -= 1

@@ -73,6 +73,10 @@ _UNUSABLE = (
     ("READONLY", Unusable.READ_ONLY),
     ("LOADING", Unusable.LOADING),
     ("CLUSTERDOWN", Unusable.CLUSTER_DOWN),
+    ("MISCONF", Unusable.CANNOT_SAVE),
+    ("NOREPLICAS", Unusable.NO_REPLICAS),
+    ("Not enough good replicas", Unusable.NO_REPLICAS),
+    ("Redis is busy running a script", Unusable.BUSY),
     ("WRONGPASS", Unusable.PASSWORD),
     ("NOAUTH", Unusable.PASSWORD),
     ("NOPERM", Unusable.PERMISSION),
@@ -81,12 +85,22 @@ _UNUSABLE = (
     ("unknown command", Unusable.TOO_OLD),
 )
 
+# The client turns some errors into classes of its own and takes the server's word off their text.
+_UNUSABLE_CLASSES: tuple[tuple[type[redis.RedisError], Unusable], ...] = (
+    (redis.AuthenticationError, Unusable.PASSWORD),
+    (redis.exceptions.NoPermissionError, Unusable.PERMISSION),
+    (redis.ReadOnlyError, Unusable.READ_ONLY),
+    (redis.BusyLoadingError, Unusable.LOADING),
+    (redis.exceptions.ClusterDownError, Unusable.CLUSTER_DOWN),
+)
+
 
 def translate(error: redis.RedisError | OSError, url: str) -> ReclaimdError | None:
     """Our error for one of the client library's; None when it is not about the server's state but a bug to be seen."""
     text = str(error)
-    if isinstance(error, redis.AuthenticationError):
-        return RedisUnusable(Unusable.PASSWORD, text)
+    for kind, reason in _UNUSABLE_CLASSES:
+        if isinstance(error, kind):
+            return RedisUnusable(reason, text)
     if "RECLAIMD_LAYOUT" in text:
         words = text.replace(",", "").split()
         return LayoutMismatch(words[words.index("layout") + 1], words[-1])
