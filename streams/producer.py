@@ -209,11 +209,17 @@ class Producer:
         items = [self._queue.popleft() for _ in tasks]
         try:
             results = await self._deliver(scripts.enqueue(partition, tasks, epoch_id=self._epoch_id), partition, tasks)
-        except Exception as error:
-            # An answer that nobody foresaw: every caller of the batch gets it, or they would wait for ever.
+        except Exception as error:  # noqa: BLE001 - an answer that nobody foresaw
+            # Every caller of the batch gets it, or they would wait for ever.
             for item in items:
                 item.owner.fail(error)
             return
+        except BaseException:
+            # Cancelled by asyncio itself (wait_for), which no anyio shield stops. The leader's own tasks go with it; the
+            # others' go with the next batch, where those that were enqueued already are known by their IDs.
+            self._queue.extendleft(reversed(items))
+            await self._drop_client()
+            raise
         for item, result in zip(items, results, strict=True):
             item.owner.results[item.place] = result
             item.owner.left -= 1
