@@ -4,13 +4,13 @@ Events are read at most ten times a second, however many come; a reader that fel
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import anyio
 import redis
 
-from reclaimd.daemon.links import Ask, Link
+from reclaimd.daemon.links import Link
 from reclaimd.daemon.log import get_logger
 from reclaimd.daemon.loops.narration import narrate
 from reclaimd.daemon.loops.shell import Context, Loop
@@ -126,7 +126,7 @@ class EventsLoop:
             return await self._read_or_sort_out(read)
         return {}
 
-    async def _read_or_sort_out(self, read: Ask[Reply]) -> Reply:
+    async def _read_or_sort_out(self, read: Callable[[AsyncClient], Awaitable[Reply]]) -> Reply:
         try:
             return await self._link.use(read)
         except redis.ResponseError:
@@ -163,8 +163,11 @@ class EventsLoop:
         return 0.0
 
     async def _end_of(self, key: str) -> str | None:
+        async def newest(client: AsyncClient) -> list[Any]:
+            return await client.xrevrange(key, count=1) or []
+
         try:
-            last: list[Any] = list(await self._link.use(lambda client: client.xrevrange(key, count=1)))
+            last = await self._link.use(newest)
         except redis.ResponseError:
             await self._sort_out()
             return None
