@@ -48,6 +48,8 @@ end
 local token = string.format('%.0f-%s', math.max((row and tonumber(row.counter) or 0) + 1, now), nonce)
 redis.call('HSET', K.workers, worker, token .. '|' .. term .. '|' .. evidence)
 redis.call('ZADD', K.leases, string.format('%.0f', lease_now + term), worker)
+-- Turns are numbered anew; a number that outlived its row would make every turn late.
+redis.call('HDEL', K.turns, worker)
 count_term(term, 1)
 count('joined', 1)
 if ARGV[9] == '1' then

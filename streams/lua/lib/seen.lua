@@ -11,11 +11,12 @@ local function seen_sets()
     current, before = before, current
   end
   if bucket ~= known then
+    -- First, because at maxmemory an UNLINK would open the door to all that follows in an enqueue.
+    redis.call('HSET', K.clock, 'seen', string.format('%.0f', bucket))
     redis.call('UNLINK', current)
     if bucket ~= (known or 0) + 1 then
       redis.call('UNLINK', before)
     end
-    redis.call('HSET', K.clock, 'seen', string.format('%.0f', bucket))
   end
   return current, before
 end
