@@ -215,7 +215,7 @@ class Producer:
                 item.owner.fail(error)
             return
         except BaseException:
-            # Cancelled by asyncio itself (wait_for), which no anyio shield stops. The leader's own tasks go with it; the
+            # Cancelled by asyncio itself (wait_for), which no shield stops. The leader's own tasks go with it; the
             # others' go with the next batch, where those that were enqueued already are known by their IDs.
             self._queue.extendleft(reversed(items))
             await self._drop_client()

@@ -7,6 +7,8 @@ the process group is killed. Two thirds and one clamped clock step make a lease 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +22,9 @@ from reclaimd.streams.keys import Partition
 
 OVERRUN = 5.0
 PING_EVERY = 1.0
+# In leases. Together with a heartbeat (a fifth or a quarter) and the supervisor's patience it stays below a lease.
+PULSE_EVERY = 0.05
+PATIENCE = 2 / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +128,10 @@ class WatchThread(threading.Thread):
     loop does not answer.
     """
 
-    def __init__(self, lease: float, renewals: Renewals, watched: Watched) -> None:
+    def __init__(self, lease: float, renewals: Renewals, watched: Watched, pulse_fd: int | None = None) -> None:
         super().__init__(name="reclaimd-watch", daemon=True)
+        self._pulse_fd = pulse_fd
+        self._interval = min(PING_EVERY, lease * PULSE_EVERY)
         self._lease = lease
         self._renewals = renewals
         self._watched = watched
@@ -143,6 +150,7 @@ class WatchThread(threading.Thread):
 
     def step(self, now: float) -> float:
         """Judge once; returns seconds until the next look."""
+        self._show_pulse()
         renewed = self._renewals.oldest()
         silence = now - renewed
         if silence < self._lease / 2:
@@ -158,9 +166,14 @@ class WatchThread(threading.Thread):
         self._judge_loop(now)
         points = [renewed + self._lease / 2, renewed + self._lease * 2 / 3]
         ahead = [point - now for point in points if point > now]
-        return min(
-            [*ahead, PING_EVERY, max(self._lease / 20, 0.02)] if silence >= self._lease / 2 else [*ahead, PING_EVERY]
-        )
+        return min([*ahead, self._interval])
+
+    def _show_pulse(self) -> None:
+        """A handler that holds the interpreter's lock stops this thread too; only another process can see that."""
+        if self._pulse_fd is not None:
+            # Full: nobody reads just now. Broken: the supervisor is gone, and this process is about to follow it.
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                os.write(self._pulse_fd, b".")
 
     def _judge_starvation(self, silence: float) -> None:
         """Nobody failed to renew, yet nobody did, and the process was at work: a handler kept the threads from running.

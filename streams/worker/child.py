@@ -156,7 +156,7 @@ async def _serve(options: ChildOptions, app: Reclaimd, held: Sequence[Held], ren
     runner = Runner(settings.redis_url, options.worker, shifts, handlers, worker, renewals)
     hooks = _Hooks(runner, _poster())
     beat = BeatThread(settings.redis_url, held, worker.heartbeat / 1000, renewals, hooks)
-    watch = WatchThread(worker.lease_ms / 1000, renewals, hooks)
+    watch = WatchThread(worker.lease_ms / 1000, renewals, hooks, options.pulse_fd)
     beat.start()
     watch.start()
     async with anyio.create_task_group() as group:
@@ -196,6 +196,9 @@ def main() -> None:
     """The process. Ends with os._exit: a thread that does not end must not keep a fenced process alive."""
     options = msgspec.json.decode(sys.stdin.buffer.read(), type=ChildOptions)
     die_with_parent(options.parent_pid)
+    if options.pulse_fd is not None:
+        os.set_blocking(options.pulse_fd, False)
+        os.set_inheritable(options.pulse_fd, False)
     logs.set_up(options.settings.daemon.log_format, options.settings.daemon.log_level)
     end_process(_main(options))
 

@@ -17,7 +17,8 @@ EXIT_RECYCLE = 76
 
 
 class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`proof`: nonce of this ID's incarnation that the supervisor saw die, or empty. `target`: `MODULE:APP`."""
+    """`proof`: nonce of this ID's incarnation that the supervisor saw die, or empty. `target`: `MODULE:APP`.
+    `pulse_fd`: a pipe on which the child shows that its threads run."""
 
     target: str
     worker: str
@@ -26,4 +27,5 @@ class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     queues: list[str] = []
     proof: str = ""
+    pulse_fd: int | None = None
     after_fence: bool = False

@@ -37,6 +37,7 @@ from reclaimd.streams.worker.options import (
     EXIT_USAGE,
     ChildOptions,
 )
+from reclaimd.streams.worker.pulse import Pulse, is_stopped
 from reclaimd.streams.worker.releasing import Releaser, release_dead, swallow_release
 
 log = structlog.get_logger("reclaimd.supervisor")
@@ -131,14 +132,16 @@ class Supervisor:
         slot.nonce = secrets.token_hex(8)
         slot.started = time.monotonic()
         slot.starts += 1
-        process = slot.process = await self._spawn(slot)
+        pulse = Pulse(self._settings.worker.lease_ms / 1000)
+        process = slot.process = await self._spawn(slot, pulse)
         if self._stopping():
             # The signal came while there was no process yet to pass it on to.
             process.send_signal(signal.SIGTERM)
         try:
-            code = await process.wait()
+            code = await self._wait(process, slot, pulse)
         finally:
             _kill_group(process.pid)
+            pulse.close()
         slot.process = None
         slot.after_fence = code == EXIT_FENCED
         slot.proof = slot.nonce
@@ -147,7 +150,7 @@ class Supervisor:
         await process.aclose()
         return code
 
-    async def _spawn(self, slot: Slot) -> anyio.abc.Process:
+    async def _spawn(self, slot: Slot, pulse: Pulse) -> anyio.abc.Process:
         options = ChildOptions(
             target=self._target,
             worker=slot.worker,
@@ -157,6 +160,7 @@ class Supervisor:
             queues=self._queues,
             proof=slot.proof,
             after_fence=slot.after_fence,
+            pulse_fd=pulse.child_fd,
         )
         process = await anyio.open_process(
             [sys.executable, "-m", "reclaimd.streams.worker.child"],
@@ -164,7 +168,9 @@ class Supervisor:
             stdout=None,
             stderr=None,
             start_new_session=True,
+            pass_fds=[pulse.child_fd],
         )
+        os.close(pulse.child_fd)
         assert process.stdin is not None
         try:
             await process.stdin.send(msgspec.json.encode(options))
@@ -172,6 +178,18 @@ class Supervisor:
         except (anyio.BrokenResourceError, OSError) as error:
             log.warning("a child died before it was told what to do", worker=slot.worker, error=str(error))
         return process
+
+    async def _wait(self, process: anyio.abc.Process, slot: Slot, pulse: Pulse) -> int:
+        def kill() -> None:
+            if not is_stopped(process.pid):
+                log.error("a handler holds up its whole process: killing it", worker=slot.worker, pid=process.pid)
+                _kill_group(process.pid)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(pulse.watch, kill)
+            code = await process.wait()
+            group.cancel_scope.cancel()
+        return code
 
     async def _release(self, slot: Slot, code: int) -> None:
         if code == EXIT_FENCED:
