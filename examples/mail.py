@@ -1,4 +1,5 @@
-"""A minimal app. Start Redis, then: `reclaimd serve`, `reclaimd worker examples.mail:app`, `python -m examples.mail`."""
+"""A minimal app. With Redis running: `reclaimd serve`, `reclaimd worker examples.mail:app`, `python -m examples.mail`.
+"""
 
 import anyio
 
