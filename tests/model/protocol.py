@@ -1,0 +1,294 @@
+"""One partition's protocol as pure functions, one for each script of docs/protocol.md that moves tasks.
+
+Each takes a `State`, `now` (wall milliseconds; any integer unit does) and the script's own arguments, and returns a
+`Step(state, reply, events)`. Entry IDs are integers from one counter: only their order matters. Events are tuples that
+begin with their type. Bodies, history, errors, the bell and `:events` itself are left out: no decision rests on them.
+`rules` turns single safeguards off, see `rules.py`.
+"""
+
+from model.partition import (
+    LANE,
+    NOBODY,
+    SEEN_BUCKET,
+    SUSPECT,
+    SUSPECT_FROM,
+    WAITING,
+    Draft,
+    Entry,
+    Event,
+    Ref,
+    Row,
+    Settlement,
+    State,
+    Step,
+    bury,
+    drain_one,
+    fence_expired,
+    move,
+    place,
+    renumbered,
+    run_pass,
+)
+from model.rules import SOUND, Rules
+
+__all__ = ["SUSPECT_FROM", "Entry", "Event", "Row", "Settlement", "State", "Step"]
+
+
+def enqueue(
+    state: State,
+    now: int,
+    task: str,
+    lane: str = "normal",
+    max_deliveries: int = 5,
+    unique: str = "",
+    delay: int = 0,
+    rules: Rules = SOUND,
+) -> Step:
+    """Adds one task: `ok`, `duplicate` (this ID was seen) or `exists` (the unique key is held by another task)."""
+    d = Draft(state, now, rules)
+    d.tick()
+    bucket = d.lease // SEEN_BUCKET
+    if rules.enqueue_remembers and ((bucket, task) in d.seen or (bucket - 1, task) in d.seen):
+        return d.step("duplicate", task)
+    if unique and unique in d.unique:
+        return d.step("exists", d.unique[unique])
+    entry = Entry(0, task, lane, max_deliveries, unique=unique)
+    if delay:
+        d.delayed.append((now + delay, task, entry))
+    else:
+        d.append(LANE[lane], entry)
+    d.seen.add((bucket, task))
+    if unique:
+        d.unique[unique] = task
+    d.events.append(("Enqueued", task))
+    return d.step("ok", task)
+
+
+def join(
+    state: State,
+    now: int,
+    worker: str,
+    nonce: int,
+    term: int,
+    host: str = "",
+    dead_nonce: int = 0,
+    limit: int = 1000,
+    rules: Rules = SOUND,
+) -> Step:
+    """A new incarnation: `ok` token, `live`, `more`, or `fenced` when this nonce was fenced before."""
+    d = Draft(state, now, rules)
+    d.tick()
+    row = d.workers.get(worker)
+    if row is not None and row.nonce == nonce:
+        if row.state != "live":
+            return d.step("fenced")
+        if rules.join_same_nonce_is_idempotent:
+            d.renew(worker, row)
+            return d.step("ok", row.token)
+    if row is not None and row.state == "live":
+        proven = dead_nonce == row.nonce if rules.proof_names_nonce else bool(dead_nonce) and row.host == host
+        proven = proven or row.nonce == nonce
+        if d.leases.get(worker, 0) > d.lease and not proven and rules.join_respects_lease:
+            return d.step("live", d.leases[worker] - d.lease)
+        d.fence(worker, "takeover")
+    if (row is None or row.state == "gone") and d.pending([worker]):
+        d.fence(worker, "unknown")
+    if rules.join_moves_pending:
+        moved, more = drain_one(d, worker, limit)
+        if more:
+            return d.step("more", moved)
+    token = max((row.counter if row else 0) + 1, now), nonce
+    d.workers[worker] = Row("live", *token, term, host)
+    d.leases[worker] = d.lease + term
+    d.turns.pop(worker, None)
+    d.events.append(("WorkerJoined", worker, token))
+    return d.step("ok", token)
+
+
+def beat(state: State, now: int, worker: str, token: tuple[int, int], rules: Rules = SOUND) -> Step:
+    """Renews: `ok` or `fenced`."""
+    d = Draft(state, now, rules)
+    d.tick()
+    row = d.current(worker, token)
+    if row is None:
+        return d.step("fenced")
+    d.renew(worker, row)
+    return d.step("ok")
+
+
+def _settle(d: Draft, worker: str, settlement: Settlement) -> bool:
+    index, entry_id, outcome, task = settlement
+    entry = d.find(index, entry_id, worker)
+    if entry is None:
+        if outcome == "retry" and not d.rules.retry_checks_pending:
+            d.delayed.append((d.now, task, Entry(entry_id, task, "normal", 5, attempts=1)))
+        return False
+    if outcome == "handback":
+        move(d, index, entry, "handback", worker)
+        return True
+    d.drop(index, entry_id)
+    if outcome == "succeeded":
+        d.release_unique(task, entry.unique)
+        d.events.append(("Settled", worker, task))
+        return True
+    failed = renumbered(entry)._replace(owner=WAITING)
+    if outcome in ("retry", "failed"):
+        failed = failed._replace(attempts=failed.attempts + 1)
+    if outcome in ("retry", "parked"):
+        if outcome == "parked":
+            failed = failed._replace(handbacks=failed.handbacks + 1)
+        d.delayed.append((d.now, task, failed))
+        d.events.append(("Retried", worker, task, outcome))
+    else:
+        bury(d, failed, outcome, worker)
+    return True
+
+
+def _take(d: Draft, worker: str, want: int, suspects: bool) -> list[tuple[int, Entry]]:
+    taken: list[tuple[int, Entry]] = []
+    mine = d.pending([worker])
+    has_suspect = any(i == SUSPECT for i, _ in mine)
+    if d.rules.suspect_runs_alone:
+        suspects = suspects and not mine
+        want = 0 if has_suspect else want
+    for index, stream in enumerate(d.streams):
+        room = want - len(taken)
+        if index == SUSPECT and d.rules.one_suspect_a_worker:
+            room = min(room, int(suspects and not has_suspect))
+        if index > SUSPECT and d.rules.suspect_runs_alone and taken and taken[0][0] == SUSPECT:
+            room = 0
+        chosen = [e.id for e in stream if e.owner == WAITING][: max(room, 0)]
+        if chosen:
+            d.streams[index] = tuple(e._replace(owner=worker) if e.id in chosen else e for e in stream)
+            taken += [(index, e) for e in d.streams[index] if e.id in chosen]
+    return taken
+
+
+def turn(
+    state: State,
+    now: int,
+    worker: str,
+    token: tuple[int, int],
+    number: int,
+    want: int,
+    settlements: tuple[Settlement, ...] = (),
+    running: tuple[Ref, ...] | None = None,
+    suspects: bool = True,
+    rules: Rules = SOUND,
+) -> Step:
+    """Token, number, renew, settle, audit (when `running` is given), read.
+
+    `ok` entries handed_back stale, `fenced`, or `late` when a turn with this number or a higher one was executed.
+    """
+    d = Draft(state, now, rules)
+    row = d.current(worker, token) if rules.turn_checks_token else d.workers.get(worker)
+    if row is None:
+        if settlements:
+            d.events.append(("SettlementsRefused", worker, token, tuple(s[3] for s in settlements)))
+        return d.step("fenced")
+    if rules.turns_are_numbered:
+        if number <= d.turns.get(worker, 0):
+            return d.step("late")
+        d.turns[worker] = number
+    d.tick()
+    if row.state == "live":
+        d.renew(worker, row)
+    settled = [_settle(d, worker, s) for s in settlements]
+    handed_back = 0
+    if running is not None:
+        spared = set(running) if rules.audit_spares_running else set()
+        for index, entry in d.pending([worker]):
+            if (index, entry.id) not in spared:
+                move(d, index, entry, "audit", worker)
+                handed_back += 1
+    taken = [] if d.paused else _take(d, worker, want, suspects)
+    d.events += [("Started", worker, e.task, i, e.id) for i, e in taken]
+    return d.step("ok", tuple(taken), handed_back, settled.count(False))
+
+
+def leave(state: State, now: int, worker: str, token: tuple[int, int], limit: int = 1000, rules: Rules = SOUND) -> Step:
+    """A graceful end: fences oneself and hands everything back. `ok`, `more` or `fenced`."""
+    d = Draft(state, now, rules)
+    d.tick()
+    row = d.workers.get(worker)
+    if row is None or row.token != token:
+        return d.step("fenced")
+    if row.state == "gone":
+        return d.step("ok", 0)
+    if row.state == "live":
+        d.fence(worker, "left")
+    moved, more = drain_one(d, worker, limit)
+    return d.step("more" if more else "ok", moved)
+
+
+def release(state: State, now: int, worker: str, nonce: int, limit: int = 1000, rules: Rules = SOUND) -> Step:
+    """The parent saw this nonce die: fence it, move what it had. `ok`, `more`, or `gone`: not the holder."""
+    d = Draft(state, now, rules)
+    d.tick()
+    row = d.workers.get(worker)
+    if row is None or row.nonce != nonce or row.state == "gone":
+        return d.step("gone", 0)
+    if row.state == "live":
+        d.fence(worker, "released")
+    moved, more = drain_one(d, worker, limit)
+    return d.step("more" if more else "ok", moved)
+
+
+def reclaim(state: State, now: int, limit: int = 1000, look: bool = False, rules: Rules = SOUND) -> Step:
+    """Fences everyone whose lease ended (and, when it looks, consumers nobody joined as), and runs the pass."""
+    d = Draft(state, now, rules)
+    d.tick()
+    fence_expired(d)
+    if look:
+        for owner in sorted({e.owner for stream in d.streams for e in stream} - {WAITING, NOBODY}):
+            row = d.workers.get(owner)
+            if row is None or row.state == "gone":
+                d.fence(owner, "unknown")
+    moved = run_pass(d, limit)
+    return d.step("ok", moved, any(score <= 0 for score in d.leases.values()))
+
+
+def view(state: State, now: int, rules: Rules = SOUND) -> Step:
+    """Advances the clock, changes nothing else."""
+    d = Draft(state, now, rules)
+    d.tick()
+    return d.step("ok", d.lease)
+
+
+def promote(state: State, now: int, limit: int = 1000, rules: Rules = SOUND) -> Step:
+    """Delayed tasks that are due go to the tail of their lane, suspects to theirs."""
+    d = Draft(state, now, rules)
+    due = [row for row in sorted(d.delayed) if row[0] <= now][:limit]
+    for row in due:
+        entry = row[2]
+        d.delayed.remove(row)
+        d.append(place(entry) if rules.promote_knows_suspects else LANE[entry.lane], entry)
+        d.events.append(("Promoted", entry.task))
+    return d.step("ok", len(due))
+
+
+def redrive(state: State, now: int, dead_id: int, rules: Rules = SOUND) -> Step:
+    """A dead letter back to the tail of its lane, counts at 0. `ok`, `missing`, `exists`: its unique key is taken."""
+    d = Draft(state, now, rules)
+    found = next((row for row in d.dead if row[0] == dead_id), None)
+    if found is None:
+        return d.step("missing")
+    entry = found[2]
+    if entry.unique and d.unique.get(entry.unique, entry.task) != entry.task:
+        return d.step("exists", d.unique[entry.unique])
+    fresh = entry._replace(deliveries=0, attempts=0, handbacks=0, token=entry.token + 1)
+    d.append(LANE[entry.lane], fresh)
+    if entry.unique:
+        d.unique[entry.unique] = entry.task
+    d.dead.remove(found)
+    d.events.append(("Redriven", entry.task))
+    return d.step("ok", entry.task)
+
+
+def pause(state: State, now: int, paused: bool, rules: Rules = SOUND) -> Step:
+    """A paused queue settles and recovers, but delivers nothing."""
+    d = Draft(state, now, rules)
+    changed = d.paused != paused
+    d.paused = paused
+    d.events += [("QueuePaused" if paused else "QueueResumed",)] if changed else []
+    return d.step("ok", changed)
