@@ -29,10 +29,13 @@ RESERVED = frozenset({"delay", "unique", "lane", "queue", "task_id", "max_delive
 
 
 def to_ms(value: Duration, what: str) -> int:
-    """Seconds, `"10m"` or a timedelta to milliseconds; raises InvalidTask for negative ones."""
+    """Seconds, `"10m"` or a timedelta to milliseconds; raises InvalidTask for negative and endless ones."""
     if isinstance(value, str):
         return parse_duration(value)
-    ms = round((value.total_seconds() if isinstance(value, timedelta) else value) * 1000)
+    try:
+        ms = round((value.total_seconds() if isinstance(value, timedelta) else value) * 1000)
+    except (ValueError, OverflowError) as error:
+        raise InvalidTask(f"{what} is no number of seconds: {value}") from error
     if ms < 0:
         raise InvalidTask(f"{what} is negative: {value}")
     return ms

@@ -12,7 +12,7 @@ from reclaimd.streams.errors import ConfigError
 from reclaimd.streams.ids import NAME, check_worker_id
 from reclaimd.streams.worker.locks import LockFile, LockHeld
 
-_UNIT_INSTANCE = re.compile(r"/[^/@]+@([^/]+)\.service(?:/|$)")
+_SERVICE = re.compile(r"/([^/\n]+)\.service(?=/|$)", re.MULTILINE)
 _ORDINAL = re.compile(r".+-\d+\Z")
 _SLOTS = 256
 
@@ -52,8 +52,9 @@ def systemd_instance(environ: Mapping[str, str], cgroup: Path) -> str | None:
         text = cgroup.read_text()
     except OSError:
         return None
-    found = _UNIT_INSTANCE.search(text)
-    name = found.group(1) if found else ""
+    # The innermost unit is ours: a user's services live inside user@1000.service.
+    units = _SERVICE.findall(text)
+    name = units[-1].partition("@")[2] if units else ""
     return name if NAME.match(name) else None
 
 
