@@ -1,7 +1,8 @@
 """Carries out what a plan decided, in batches that keep the server responsive for everybody else."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, assert_never
 
 import msgspec
@@ -10,6 +11,7 @@ import redis
 from reclaimd.daemon.actions import Action, Cleanup, Promote, Reclaim, Retain, Ring
 from reclaimd.daemon.connectivity import is_server_wide
 from reclaimd.daemon.links import Send
+from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams import scripts
 from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.keys import Partition
@@ -26,21 +28,25 @@ STEP_SECONDS: Final = 1.0
 class BatchSize:
     """How many entries the next call may move, so that it blocks the server for about five milliseconds.
 
-    Only the round trip is seen from here. `idle_ms`, the shortest one lately, stands for the network's part of it: with
-    a server that is 20 ms away every call looks slow, and no batch could be small enough.
+    Only the round trip is seen from here. `idle_ms`, what a cheap call takes, stands for the part of it that is not the
+    batch's: to a server that is 20 ms away every call looks slow, and no batch could be small enough.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._least = min(SMALLEST_BATCH, most)
         self.size = min(most, 4 * SMALLEST_BATCH)
+        self._slow = False
 
     def took(self, ms: float, moved: int, idle_ms: float = 0.0) -> None:
         """Learn from a call that moved `moved` entries in `ms` milliseconds."""
         spent = max(0.0, ms - idle_ms)
-        if spent > TOO_SLOW_MS:
+        slow = spent > TOO_SLOW_MS
+        # One slow call is a process that was not scheduled, here or there; two are a batch that is too large.
+        if slow and self._slow:
             self.size = max(self._least, self.size // 2)
-        elif spent < FAST_MS and moved >= self.size:
+        self._slow = slow
+        if spent < FAST_MS and moved >= self.size:
             self.size = min(self._most, self.size + self.size // 2 + 1)
 
 
@@ -57,6 +63,12 @@ class Outcome(msgspec.Struct, frozen=True):
     unfinished: bool = False
 
 
+class Stopwatch:
+    """Milliseconds, known at the end of its block."""
+
+    ms = 0.0
+
+
 class Executor:
     """Carries out the actions of one partition. `send` sends a script call; `alive` is called after each batch."""
 
@@ -67,19 +79,29 @@ class Executor:
         batch_max: int,
         *,
         alive: Callable[[], None] = lambda: None,
+        stolen: Stolen | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._partition = partition
         self._send = send
         self._alive = alive
+        self._stolen = stolen or Stolen()
         self._clock = clock
         self._reclaims = BatchSize(batch_max)
         self._promotes = BatchSize(batch_max)
         self._idle_ms = 0.0
 
+    @contextmanager
+    def stopwatch(self) -> Iterator["Stopwatch"]:
+        """Measures a round trip as the server makes it, without what this process was late to take up the reply."""
+        watch = Stopwatch()
+        began, stolen = time.perf_counter(), self._stolen.seconds
+        yield watch
+        watch.ms = max(0.0, time.perf_counter() - began - (self._stolen.seconds - stolen)) * 1000
+
     def saw_round_trip(self, ms: float) -> None:
-        """A cheap call took `ms`: the floor under every other, forgotten slowly as networks change."""
-        self._idle_ms = min(ms, self._idle_ms * 1.05) if self._idle_ms else ms
+        """A cheap call took `ms`: what any call takes here and now, on this network and beside this load."""
+        self._idle_ms = self._idle_ms * 0.7 + ms * 0.3 if self._idle_ms else ms
 
     async def execute(self, actions: tuple[Action, ...]) -> Outcome:
         """Carry them out in their order; each is safe to repeat.
@@ -146,9 +168,9 @@ class Executor:
         until = self._clock() + STEP_SECONDS
         more = True
         while more and self._clock() < until:
-            sent = time.perf_counter()
-            moved, more = await batch(size.size)
-            size.took((time.perf_counter() - sent) * 1000, moved, self._idle_ms)
+            with self.stopwatch() as watch:
+                moved, more = await batch(size.size)
+            size.took(watch.ms, moved, self._idle_ms)
             self._alive()
         return more
 

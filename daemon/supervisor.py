@@ -17,6 +17,7 @@ from reclaimd.daemon.links import Link, Links
 from reclaimd.daemon.log import get_logger
 from reclaimd.daemon.loops.events import EventsLoop, reading_timeout
 from reclaimd.daemon.loops.fleet import Fleet
+from reclaimd.daemon.loops.narrator import Narrator
 from reclaimd.daemon.loops.pulse import feed_watchdog, measure_lag
 from reclaimd.daemon.loops.redis import RedisLoop
 from reclaimd.daemon.loops.shell import Context
@@ -73,11 +74,13 @@ async def run(settings: Settings, *, on_ready: OnReady | None = None) -> None:
             log.info("listening", address=f"{host}:{port}", redis=redacted(settings.redis_url))
             tasks.start_soon(measure_lag, context)
             tasks.start_soon(feed_watchdog, context)
-            events = fleet.events = EventsLoop(context, events_link, fleet)
+            narrator = Narrator(links, context.stolen)
+            tasks.start_soon(narrator.run)
+            events = fleet.events = EventsLoop(context, events_link, fleet, narrator)
             redis_loop = RedisLoop(context)
             await _connect(redis_loop, connectivity)
             tasks.start_soon(redis_loop.run)
-            await recover_at_start(context, fleet, events)
+            await recover_at_start(context, fleet, events, narrator)
             fleet.run_in(tasks)
             tasks.start_soon(fleet.discovery.run)
             tasks.start_soon(events.loop.run)

@@ -12,7 +12,7 @@ import redis
 
 from reclaimd.daemon.links import Link
 from reclaimd.daemon.log import get_logger
-from reclaimd.daemon.loops.narration import narrate
+from reclaimd.daemon.loops.narrator import Narrator
 from reclaimd.daemon.loops.shell import Context, Loop
 from reclaimd.metrics.from_events import EventObserver
 from reclaimd.streams.events import Batch, decode_batch
@@ -23,10 +23,8 @@ from reclaimd.streams.redis_log import REPLY_TIMEOUT, AsyncClient
 NAME = "events"
 BLOCK_MS = 1_000
 PACE = 0.1
-AT_ONCE = 1_000
+AT_ONCE = 200
 """Batches that one read takes of each stream."""
-BREATHE_EVERY = 20
-"""Batches between two turns of the other loops: a flood of events must not delay a recovery."""
 LOOK_AGAIN = 5.0
 START = "0-0"
 
@@ -44,12 +42,13 @@ class Hints(Protocol):
 class EventsLoop:
     """Reads on from a position in each stream. `gaps`: times that events were trimmed away before they were read."""
 
-    def __init__(self, context: Context, link: Link, hints: Hints) -> None:
+    def __init__(self, context: Context, link: Link, hints: Hints, narrator: Narrator) -> None:
         self.loop = Loop(NAME, "", self.step, context)
         self.gaps = 0
         self._context = context
         self._link = link
         self._hints = hints
+        self._narrator = narrator
         self._observer = EventObserver(context.instruments)
         self._queues: dict[str, str] = {}
         self._positions: dict[str, str | None] = {}
@@ -139,16 +138,17 @@ class EventsLoop:
         queue = self._queues.get(key)
         if queue is None or not entries:
             return
-        batches = [_batch(entry_id, fields) for entry_id, fields in entries]
+        with self._context.stolen.slice():
+            batches = [_batch(entry_id, fields) for entry_id, fields in entries]
         # Hints first: they are what somebody waits for.
         self._hints.happened(queue, batches)
-        for number, batch in enumerate(batches, start=1):
-            self._observer.observe(batch, queue)
-            for line in narrate(batch):
-                getattr(log, line.level)(line.text, queue=queue, **line.fields)
+        for batch in batches:
+            with self._context.stolen.slice():
+                self._observer.observe(batch, queue)
+                self._narrator.hear(queue, key, batch)
             self._positions[key] = batch.entry_id
-            if number % BREATHE_EVERY == 0:
-                await anyio.lowlevel.checkpoint()
+            # A flood of events must not delay a recovery.
+            await anyio.lowlevel.checkpoint()
         full = len(entries) >= AT_ONCE
         self._behind = self._behind or full
         server_now = self._hints.server_now(queue)

@@ -37,6 +37,7 @@ class PartitionLoop:
             context.links.send,
             context.settings.daemon.batch_max,
             alive=lambda: context.health.progress(NAME, partition.queue),
+            stolen=context.stolen,
         )
 
     async def step(self) -> float:
@@ -74,9 +75,9 @@ class PartitionLoop:
         return None if self.view is None else self.view.now_ms + (time.monotonic() - self.viewed_at) * 1000
 
     async def _look(self) -> None:
-        asked = time.perf_counter()
-        reply = await self._context.links.send(scripts.view(self.partition))
-        self._executor.saw_round_trip((time.perf_counter() - asked) * 1000)
+        with self._executor.stopwatch() as watch:
+            reply = await self._context.links.send(scripts.view(self.partition))
+        self._executor.saw_round_trip(watch.ms)
         view = decode_view(self.partition.queue, self.partition.number, reply)
         before, self.view, self.viewed_at = self.view, view, time.monotonic()
         if before is not None and before.epoch_id and before.epoch_id != view.epoch_id:

@@ -10,6 +10,7 @@ from reclaimd.daemon.health import Health
 from reclaimd.daemon.links import Links
 from reclaimd.daemon.log import get_logger
 from reclaimd.daemon.loops.alarm import Alarm
+from reclaimd.daemon.stolen import Stolen
 from reclaimd.metrics.instruments import Instruments
 from reclaimd.streams.settings import Settings
 
@@ -30,6 +31,7 @@ class Context:
     connectivity: Connectivity
     health: Health
     instruments: Instruments
+    stolen: Stolen = field(default_factory=Stolen)
 
 
 @dataclass(eq=False)

@@ -7,6 +7,7 @@ import msgspec
 from reclaimd.daemon.log import get_logger
 from reclaimd.daemon.loops.events import EventsLoop
 from reclaimd.daemon.loops.fleet import Fleet
+from reclaimd.daemon.loops.narrator import Narrator
 from reclaimd.daemon.loops.partition import PartitionLoop
 from reclaimd.daemon.loops.shell import Context
 
@@ -21,7 +22,7 @@ class Recovered(msgspec.Struct, frozen=True):
     failed: tuple[str, ...]
 
 
-async def recover_at_start(context: Context, fleet: Fleet, events: EventsLoop) -> Recovered:
+async def recover_at_start(context: Context, fleet: Fleet, events: EventsLoop, narrator: Narrator) -> Recovered:
     """Find all queues, recover each, log each recovered task and the total. A broken queue does not stop the others."""
     began = time.monotonic()
     await fleet.discovery.insist(fleet.discovery.step)
@@ -33,6 +34,7 @@ async def recover_at_start(context: Context, fleet: Fleet, events: EventsLoop) -
             failed.append(queue)
         context.instruments.recovered_at_start.labels(queue).set(member.moved)
     await events.loop.insist(events.catch_up)
+    await narrator.told()
     done = Recovered(len(fleet.members), sum(member.moved for member in fleet.members.values()), tuple(failed))
     log.info("recovery at start done", **msgspec.structs.asdict(done), seconds=round(time.monotonic() - began, 3))
     return done

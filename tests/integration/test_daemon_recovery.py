@@ -3,6 +3,9 @@
 import asyncio
 import time
 
+import pytest
+
+from reclaimd.daemon.loops import narrator
 from support.daemons import Daemon, Queue, captured, in_loop, lines_of, queue_on, running, settings_for
 from support.servers import Server
 from support.waiting import await_until
@@ -120,6 +123,20 @@ async def test_entries_of_consumers_that_never_joined_come_back(server: Server) 
                 await await_until(lambda: mail.length("recovered:normal") == 2, "the tasks to come back")
                 await await_until(lambda: len(lines_of(lines, "task recovered")) == 2, "the recovery to be told")
             assert {line["cause"] for line in lines_of(lines, "task recovered")} == {"unknown"}
+
+
+@in_loop
+async def test_many_recovered_tasks_are_all_told_in_order(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A short memory: most of the batches have to be read again when it is their turn.
+    monkeypatch.setattr(narrator, "KEPT_LINES", 10)
+    async with queue_on(server) as mail:
+        orphans(mail, "w1", 400)
+        await await_until(lambda: mail.view()["expired"] == 1, "the worker to expire")
+        with captured() as lines:
+            async with running(settings_for(server)):
+                pass
+        told = [line["task"] for line in lines_of(lines, "task recovered")]
+        assert told == [f"mail-{i}" for i in range(400)]
 
 
 @in_loop
