@@ -1,12 +1,13 @@
 """Promises 1 to 4 and 7 at the level of the scripts, under any interleaving that hypothesis finds."""
 
 import time
+from typing import ClassVar
 
 import hypothesis
 import pytest
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from property.machine import Partition
+from property.machine import MOVES, Move, Partition
 from support.servers import FreshServer, Server
 
 NOT_SLOW = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.filter_too_much]
@@ -28,7 +29,8 @@ def on(server: Server, base: type[Partition] = Partition) -> type[Partition]:
 class RestartingPartition(Partition):
     """The server is killed with -9 now and then, and comes back from its append-only file."""
 
-    @rule()
+    moves: ClassVar[dict[str, Move]] = MOVES | {"restart": Move(3, "", {})}
+
     def restart(self) -> None:
         self.world.restart_server()
 

@@ -147,11 +147,11 @@ class World:
         """Real time passes; a process that could not renew for two thirds of its lease kills itself."""
         self.real += ms
         for p in self.processes:
-            if p.works:
-                self._mind_lease(p)
+            self.mind_lease(p)
 
-    def _mind_lease(self, p: Process) -> None:
-        if 3 * (self.real - p.renewed_at) >= 2 * p.term:
+    def mind_lease(self, p: Process) -> None:
+        """It kills itself when two thirds of its lease have passed."""
+        if p.works and 3 * (self.real - p.renewed_at) >= 2 * p.term:
             p.end()
 
     def step_clock(self, ms: int) -> None:
@@ -161,11 +161,6 @@ class World:
                 return
             self.stepped_at = self.real
         self.offset += ms
-
-    def thaw(self, p: Process) -> None:
-        p.frozen = False
-        if p.status == "working":
-            self._mind_lease(p)
 
     def enqueue(self, tasks: Sequence[scripts.NewTask], fate: Fate) -> None:
         def step(now: int) -> Step:
