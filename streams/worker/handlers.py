@@ -15,8 +15,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -47,17 +49,29 @@ class Stopped(Exception):
 class Run:
     """A delivery on its way through a handler. `name`: the task's, or empty while unknown."""
 
-    __slots__ = ("abandoned", "context", "delivery", "name", "scope", "started", "stopped", "task", "timeout")
+    __slots__ = (
+        "abandoned",
+        "context",
+        "delivery",
+        "expired",
+        "interrupt",
+        "name",
+        "started",
+        "stopped",
+        "task",
+        "timeout",
+    )
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self.name = ""
         self.task: Task[..., Any] | None = None
         self.context: Context | None = None
-        self.scope: anyio.CancelScope | None = None
+        self.interrupt: Callable[[], object] | None = None
         self.started = time.monotonic()
         self.timeout: float | None = None
         self.stopped = False
+        self.expired = False
         # It goes on without end: only the end of its process settles what becomes of its entry.
         self.abandoned = False
 
@@ -73,11 +87,19 @@ class Run:
 
     def stop(self) -> None:
         """Cancel the handler; a sync one is told and not interrupted."""
+        if self.stopped:
+            return
         self.stopped = True
         if self.context is not None:
             self.context.stop.set()
-        if self.scope is not None:
-            self.scope.cancel()
+        if self.interrupt is not None:
+            self.interrupt()
+
+    def expire(self) -> None:
+        """Its timeout is over: cancel the handler."""
+        self.expired = True
+        if self.interrupt is not None:
+            self.interrupt()
 
     def verdict(self, outcome: Any, **details: Any) -> Settlement:
         """The settlement of this run."""
@@ -162,19 +184,23 @@ class Handlers:
     async def _call(self, run: Run, task: Task[..., Any], kwargs: dict[str, Any]) -> Any:
         if not task.is_async:
             return await self._call_in_thread(run, task, kwargs)
-        deadline = float("inf") if run.timeout is None else anyio.current_time() + run.timeout
-        with anyio.CancelScope(deadline=deadline) as run.scope:
-            try:
-                return await task.function(**kwargs)
-            except Exception as error:
-                if run.stopped:
-                    raise Stopped from error
-                if run.scope.cancel_called:
-                    raise _timed_out(run) from error
-                raise
-        if run.stopped:
-            raise Stopped
-        raise _timed_out(run)
+        # asyncio's own cancellation and timer: an anyio scope for each run costs more than everything else about it.
+        current = asyncio.current_task()
+        assert current is not None
+        run.interrupt = current.cancel
+        timer = None if run.timeout is None else asyncio.get_running_loop().call_later(run.timeout, run.expire)
+        try:
+            return await task.function(**kwargs)
+        except (Exception, asyncio.CancelledError) as error:
+            if run.stopped:
+                raise Stopped from error
+            if run.expired:
+                raise _timed_out(run) from error
+            raise
+        finally:
+            run.interrupt = None
+            if timer is not None:
+                timer.cancel()
 
     async def _call_in_thread(self, run: Run, task: Task[..., Any], kwargs: dict[str, Any]) -> Any:
         outcome: list[Any] = []
@@ -193,8 +219,11 @@ class Handlers:
 
         async with anyio.create_task_group() as group:
             group.start_soon(in_thread)
-            with anyio.move_on_after(run.timeout) as run.scope:
+            with anyio.move_on_after(run.timeout) as scope:
+                run.interrupt = scope.cancel
                 await ended.wait()
+            run.interrupt = None
+            run.expired = scope.cancelled_caught and not run.stopped
             if not outcome and context is not None:
                 context.stop.set()
                 with anyio.move_on_after(OVERRUN):
@@ -215,7 +244,7 @@ def _verdict_of_thread(run: Run, returned: bool, value: Any) -> Any:
         raise value
     if run.stopped:
         raise Stopped
-    if run.scope is not None and run.scope.cancelled_caught:
+    if run.expired:
         raise _timed_out(run) from (None if returned else value)
     raise value
 

@@ -8,6 +8,7 @@ back while its handler still runs.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -15,7 +16,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 import anyio
-import anyio.abc
 import redis
 import structlog
 
@@ -84,12 +84,15 @@ class Runner:
         self._failures = 0
         self._fenced: set[Partition] = set()
         self._turns = 0
+        # Plain tasks rather than a task group's: `_execute` lets nothing out, and this is the hot path.
+        self._tasks: set[asyncio.Task[None]] = set()
         self._next_audit = 0.0
         self._not_before = 0.0
 
     def wake(self) -> None:
         """Look again: something finished, rang or ended."""
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     def busy(self) -> bool:
         """Whether any handler runs. May be called from another thread."""
@@ -140,7 +143,7 @@ class Runner:
                 if shift is None:
                     await self._rest()
                 else:
-                    await self._turn(shift, group)
+                    await self._turn(shift)
             if self._running():
                 end_process(self._exit_code())
             await self._leave()
@@ -218,7 +221,7 @@ class Runner:
             await self._wake.wait()
         self._wake = anyio.Event()
 
-    async def _turn(self, shift: Shift, group: anyio.abc.TaskGroup) -> None:
+    async def _turn(self, shift: Shift) -> None:
         settlements = shift.take_finished()
         running = shift.running_ids() if shift.audit_due else None
         self._turns += 1
@@ -242,9 +245,9 @@ class Runner:
             log.warning("partition is not open", queue=shift.partition.queue, state=reply.state)
         else:
             self._renewals.renewed(shift.partition, sent)
-            self._take(shift, ask, reply, group)
+            self._take(shift, ask, reply)
 
-    def _take(self, shift: Shift, ask: Turn, reply: Turned, group: anyio.abc.TaskGroup) -> None:
+    def _take(self, shift: Shift, ask: Turn, reply: Turned) -> None:
         if ask.running is not None:
             shift.audit_due = False
             if reply.handed_back:
@@ -259,7 +262,9 @@ class Runner:
         for delivery in reply.deliveries:
             run = Run(delivery)
             shift.start(run)
-            group.start_soon(self._execute, shift, run)
+            task = asyncio.get_running_loop().create_task(self._execute(shift, run))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _execute(self, shift: Shift, run: Run) -> None:
         try:
@@ -270,6 +275,9 @@ class Runner:
         except NoVerdict as error:
             is_exit = isinstance(error.__cause__, SystemExit | KeyboardInterrupt)
             self._abandon(run, 0 if is_exit else self._settings.grace_ms / 1000)
+        except Exception:
+            log.exception("a run ended in a way that nobody foresaw", task_id=run.delivery.task_id)
+            self._abandon(run, self._settings.grace_ms / 1000)
         else:
             shift.finish(run, settlement)
             self.wake()
