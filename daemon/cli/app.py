@@ -25,9 +25,21 @@ QUEUE = typer.Option("--queue", "-q", help="Only this queue.", metavar="Q")
 DRY_RUN = typer.Option("--dry-run", help="Say what would be done, and do nothing.")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from reclaimd import __version__
+
+        typer.echo(f"reclaimd {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 @shared_and_listen
-def reclaimd() -> None:
+def reclaimd(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
     """Recover tasks on Redis Streams: nothing that was accepted is lost when workers die."""
 
 

@@ -1,5 +1,6 @@
 """What commands print: a JSON document, or lines and tables for a person. Progress only where a person waits."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -52,9 +53,14 @@ class Output:
 
     def ask(self, question: str) -> bool:
         """A yes or no from the terminal; no unless it is a clear yes."""
-        sys.stderr.write(f"{clean(question)} [y/N] ")
-        sys.stderr.flush()
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        # asyncio turns the first Ctrl-C into a cancellation, which does not reach a blocking read.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            sys.stderr.write(f"{clean(question)} [y/N] ")
+            sys.stderr.flush()
+            return sys.stdin.readline().strip().lower() in ("y", "yes")
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """A table; columns of numbers are aligned to the right, None is empty."""

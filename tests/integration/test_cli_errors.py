@@ -37,10 +37,20 @@ def complaint(done: Done, code: int) -> str:
 def test_version_needs_no_redis_and_no_valid_settings() -> None:
     done = reclaimd("version", "--json", env={"RECLAIMD_REDIS_URL": "nonsense"})
     assert (done.code, done.err, list(done.json)) == (0, "", ["version"])
-    assert reclaimd("version").out.startswith("reclaimd ")
+    assert reclaimd("--version").out == f"reclaimd {done.json['version']}\n"
 
 
-@pytest.mark.parametrize("args", [["stat"], ["status", "--nope"], ["explain"], ["tasks", "list", "--state", "odd"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["stat"],
+        ["status", "--nope"],
+        ["explain"],
+        ["tasks", "list", "--state", "odd"],
+        ["worker", "no-app"],
+        ["serve", "--listen", "nowhere"],
+    ],
+)
 def test_usage(args: list[str]) -> None:
     complaint(reclaimd("--redis-url", "redis://127.0.0.1:1/0", *args, "--json"), 2)
 
@@ -137,7 +147,10 @@ def test_ctrl_c_ends_quietly(fresh_server: Callable[..., Server]) -> None:
     before = scene.client.hget(clock, "wall")
     wait_until(lambda: scene.client.hget(clock, "wall") != before, "recover to be waiting for the lease", 30)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    try:
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert (process.returncode, out, err) == (130, "", "")
     scene.close()
 
@@ -154,15 +167,25 @@ def test_a_reader_that_goes_away(scene: Scene, json: list[str]) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_on_a_terminal_purge_takes_no_for_an_answer(scene: Scene) -> None:
+@pytest.mark.parametrize("answer", ["no", "ctrl-c"])
+def test_on_a_terminal_purge_takes_no_for_an_answer(scene: Scene, answer: str) -> None:
     scene.bury("t-1")
     ours, theirs = pty.openpty()
     args = command("dead", "purge", "--all", "--redis-url", scene.url, "--namespace", scene.namespace)
     process = subprocess.Popen(args, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
-    os.write(ours, b"n\n")
-    out, err = process.communicate(timeout=60)
-    os.close(ours)
-    os.close(theirs)
-    assert err == b"Delete 1 dead letter for good? [y/N] reclaimd: nothing was deleted\n"
-    assert (process.returncode, out) == (1, b"")
+    assert process.stderr is not None
+    prompt = b"Delete 1 dead letter for good? [y/N] "
+    assert process.stderr.read(len(prompt)) == prompt
+    if answer == "no":
+        os.write(ours, b"n\n")
+    else:
+        process.send_signal(signal.SIGINT)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        os.close(ours)
+        os.close(theirs)
+    expected = (1, b"", b"reclaimd: nothing was deleted\n") if answer == "no" else (130, b"", b"")
+    assert (process.returncode, out, err) == expected
     assert scene.client.xlen(scene.partition.key("dead")) == 1
