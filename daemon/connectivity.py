@@ -42,7 +42,7 @@ class Connectivity:
             self._up = anyio.Event()
             self._down.set()
         if self._error is None or _kind(error) != _kind(self._error):
-            log.warning("redis lost", error=str(error))
+            log.warning("redis unavailable", error=str(error))
         self._error = error
 
     def found(self) -> None:
@@ -51,7 +51,7 @@ class Connectivity:
             self._error = None
             self._down = anyio.Event()
             self._up.set()
-            log.info("redis found", after_seconds=round(time.monotonic() - self._lost_at, 3))
+            log.info("redis available", after_seconds=round(time.monotonic() - self._lost_at, 3))
 
     async def until_up(self) -> None:
         """Wait until Redis can be used; returns at once when it can."""

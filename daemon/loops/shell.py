@@ -53,9 +53,6 @@ class Loop:
     waiting: bool = False
     _backoff: float = FIRST_BACKOFF
 
-    def __post_init__(self) -> None:
-        self.context.health.expect(self.name, self.queue, stall_after=self.stall_after)
-
     async def run(self) -> None:
         """Until cancelled."""
         while True:
@@ -71,6 +68,7 @@ class Loop:
 
     async def once(self, step: Callable[[], Awaitable[float]] | None = None) -> float:
         """One step, and the report of it. Returns the seconds to sleep; raises nothing that a step can fail with."""
+        self.context.health.expect(self.name, self.queue, stall_after=self.stall_after)
         try:
             pause = await (step or self.step)()
         except Exception as error:  # noqa: BLE001  (the boundary of a loop: reported below, the other loops go on)

@@ -1,7 +1,9 @@
 """Recovery at start-up, before anything else: every partition is looked at until there is nothing left to reclaim."""
 
 import time
+from collections.abc import Callable
 
+import anyio
 import msgspec
 
 from reclaimd.daemon.log import get_logger
@@ -25,23 +27,39 @@ class Recovered(msgspec.Struct, frozen=True):
 async def recover_at_start(context: Context, fleet: Fleet, events: EventsLoop, narrator: Narrator) -> Recovered:
     """Find all queues, recover each, log each recovered task and the total. A broken queue does not stop the others."""
     began = time.monotonic()
+
+    def alive() -> None:
+        """Loops whose turn has not come do not hang."""
+        for loop in (fleet.discovery, events.loop, *(member.loop for member in fleet.members.values())):
+            context.health.progress(loop.name, loop.queue)
+
     await fleet.discovery.insist(fleet.discovery.step)
     # Where the events end now is where those of this recovery begin.
     await events.loop.insist(events.find_ends)
     failed: list[str] = []
     for queue, member in list(fleet.members.items()):
-        if not await _recover(member):
+        if not await _recover(member, alive):
             failed.append(queue)
         context.instruments.recovered_at_start.labels(queue).set(member.moved)
     await events.loop.insist(events.catch_up)
-    await narrator.told()
+    await _all_told(narrator, alive)
     done = Recovered(len(fleet.members), sum(member.moved for member in fleet.members.values()), tuple(failed))
     log.info("recovery at start done", **msgspec.structs.asdict(done), seconds=round(time.monotonic() - began, 3))
     return done
 
 
-async def _recover(member: PartitionLoop) -> bool:
+async def _all_told(narrator: Narrator, alive: Callable[[], None]) -> None:
+    told = False
+    while not told:
+        alive()
+        with anyio.move_on_after(1):
+            await narrator.told()
+            told = True
+
+
+async def _recover(member: PartitionLoop, alive: Callable[[], None]) -> bool:
     while await member.loop.insist(member.step):
+        alive()
         if member.settled:
             return True
     return False

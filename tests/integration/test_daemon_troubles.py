@@ -75,7 +75,7 @@ async def test_a_server_that_is_killed_and_comes_back(fresh_server: FreshServer)
                 body = await daemon.wait_page("/readyz", 503)
                 assert [problem["what"] for problem in body["problems"]] == ["redis"]
                 assert (await daemon.get("/healthz"))[0] == 200
-                await await_until(lambda: lines_of(lines, "redis lost"), "the loss to be told")
+                await await_until(lambda: lines_of(lines, "redis unavailable"), "the loss to be told")
                 await asyncio.sleep(1.5)
                 await asyncio.to_thread(server.start)
                 await daemon.wait_page("/readyz", 200)
@@ -83,10 +83,10 @@ async def test_a_server_that_is_killed_and_comes_back(fresh_server: FreshServer)
                 await await_until(lambda: mail.length("lane:normal") == 2, "the task to be promoted")
         told = [line["event"] for line in lines if line["log_level"] in {"warning", "error"}]
         # While it loads its data it says so: a change, and the only other line.
-        assert told[0] == "redis lost"
-        assert set(told) == {"redis lost"}
+        assert told[0] == "redis unavailable"
+        assert set(told) == {"redis unavailable"}
         assert len(told) <= 3
-        assert len(lines_of(lines, "redis found")) == 1
+        assert len(lines_of(lines, "redis available")) == 1
 
 
 @in_loop
@@ -171,7 +171,7 @@ async def test_a_replica_is_waited_for_until_it_takes_writes(fresh_server: Fresh
         client.execute_command("REPLICAOF", "127.0.0.1", primary.port)
         with captured() as lines:
             async with running(settings_for(server), wait=False) as daemon:
-                await await_until(lambda: lines_of(lines, "redis lost"), "the daemon to notice")
+                await await_until(lambda: lines_of(lines, "redis unavailable"), "the daemon to notice")
                 assert not daemon.ready.is_set()
                 client.execute_command("REPLICAOF", "NO", "ONE")
                 await daemon.wait_ready()
@@ -224,3 +224,17 @@ def obeys_signals(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
     return bool(caught & (1 << (signal.SIGTERM - 1)))
+
+
+@in_loop
+async def test_connections_that_the_server_closed_are_no_trouble(server: Server) -> None:
+    async with queue_on(server) as mail:
+        mail.enqueue()
+        with captured() as lines:
+            async with running(settings_for(server, discover_every_ms=100)) as daemon:
+                for _ in range(3):
+                    mail.raw("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                    mail.enqueue(delay_ms=1)
+                    await await_until(lambda: mail.view()["delayed"] == 0, "the task to be promoted")
+                await daemon.wait_page("/readyz", 200)
+        assert [line for line in lines if line["log_level"] != "info"] == []

@@ -118,7 +118,12 @@ def test_connectivity_logs_changes_and_not_tries() -> None:
             connectivity.found()
             connectivity.found()
             await connectivity.until_up()
-        assert [line["event"] for line in lines] == ["redis lost", "redis lost", "redis lost", "redis found"]
+        assert [line["event"] for line in lines] == [
+            "redis unavailable",
+            "redis unavailable",
+            "redis unavailable",
+            "redis available",
+        ]
 
     asyncio.run(main())
 

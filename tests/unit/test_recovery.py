@@ -4,12 +4,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.views import make_view
 
 from reclaimd.daemon.actions import Action, Cause, Cleanup, Promote, Reclaim, Retain, Ring
 from reclaimd.daemon.recovery import IDLE_MS, RECHECK_MS, SHORTEST_MS, WAITING_MS, Memory, Plan, plan
 from reclaimd.daemon.view import PartitionView
 from reclaimd.streams.settings import DaemonSettings
+from support.views import make_view
 
 SETTINGS = DaemonSettings()
 SETTLED = Memory(scanned_at=0.0, retained_at=0.0, cleaned_at=0.0)
