@@ -157,8 +157,8 @@ class Executor:
         async def batch(limit: int) -> tuple[int, bool]:
             nonlocal promoted
             reply = await self._send(scripts.promote(self._partition, limit=limit))
-            promoted += reply[0]
-            return reply[0], reply[0] >= limit
+            promoted += reply.promoted
+            return reply.promoted, reply.more
 
         more = await self._in_batches(self._promotes, batch)
         return msgspec.structs.replace(so_far, promoted=promoted, unfinished=so_far.unfinished or more)

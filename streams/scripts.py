@@ -221,15 +221,16 @@ def reclaim(
 
 
 class Promoted(NamedTuple):
-    """`next_due`: wall milliseconds of the next delayed task, or None."""
+    """`next_due`: wall milliseconds of the next delayed task, or None. `more`: call again."""
 
     promoted: int
     next_due: int | None
+    more: bool = False
 
 
 def promote(partition: Partition, *, limit: int = 500, now: int | None = None) -> Call[Promoted]:
     """Bring delayed tasks that are due to their lanes."""
-    return _call("promote", partition, now, (limit,), lambda r: Promoted(r[0], int(float(r[1])) or None))
+    return _call("promote", partition, now, (limit,), lambda r: Promoted(r[0], int(float(r[1])) or None, bool(r[2])))
 
 
 def view(partition: Partition, *, now: int | None = None) -> Call[bytes]:

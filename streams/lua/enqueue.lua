@@ -10,7 +10,7 @@ local LANE_INDEX = { high = 3, normal = 5, low = 7 }
 -- All or nothing: what a worker would bury as foreign is refused before anything is written.
 for i = 3, #ARGV, 7 do
   if not LANE_INDEX[ARGV[i + 1]] or #ARGV[i] > 128 or not string.find(ARGV[i], '^[%w._:-]+$')
-    or not string.find(ARGV[i + 2], '^%d+$') then
+    or not string.find(ARGV[i + 2], '^[1-9]%d?%d?%d?$') then
     return redis.error_reply('RECLAIMD_TASK bad task_id, lane or max_deliveries in task ' .. (i + 4) / 7)
   end
 end

@@ -2,10 +2,10 @@
 -- KEYS: epoch clock counters events bell unique dead workers leases turns streams
 -- USES: clock worker move drain pass unknown
 -- ARGV: now, id of the epoch if there is none, worker, nonce, lease ms, evidence JSON,
---       nonce of an incarnation of this ID that is proven dead (or empty), limit, 1 if the last life was fenced by surprise
+--       nonces of incarnations of this ID that are proven dead, between spaces (or empty), limit, 1 if the last life was fenced by surprise
 -- Reply: ok token lease_now | live holder_evidence ms_left | more (call again) | fenced (this nonce was fenced: take another)
 -- Cost: O(entries moved), at most limit
-local worker, nonce, term, evidence, proof = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local worker, nonce, term, evidence, proven_dead = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local shown_evidence = cjson.decode(evidence)
 allow_at_maxmemory()
 if state == 'absent' then
@@ -29,7 +29,7 @@ if row and row.state == 'live' then
     renew(worker, row.token .. '|' .. row.term .. '|')
     return { 'ok', row.token, lease_now }
   end
-  if lease_end > lease_now and row.nonce ~= proof then
+  if lease_end > lease_now and not string.find(' ' .. proven_dead .. ' ', ' ' .. row.nonce .. ' ', 1, true) then
     return { 'live', row.evidence, lease_end - lease_now }
   end
   fence(worker, row, 'takeover')
@@ -51,6 +51,7 @@ redis.call('ZADD', K.leases, string.format('%.0f', lease_now + term), worker)
 -- Turns are numbered anew; a number that outlived its row would make every turn late.
 redis.call('HDEL', K.turns, worker)
 count_term(term, 1)
+write_cap()
 count('joined', 1)
 if ARGV[9] == '1' then
   count('false_reclaims', 1)

@@ -16,6 +16,7 @@ if row.state == 'gone' then
 end
 if row.state == 'live' then
   fence(worker, row, 'left')
+  write_cap()
   count('left', 1)
 end
 local moved, more = run_pass_for(worker, tonumber(ARGV[4]))

@@ -2,7 +2,7 @@
 -- KEYS: epoch clock counters events bell unique dead delayed bodies streams
 -- USES: move
 -- ARGV: now, limit
--- Reply: promoted, next due (wall ms, or 0)
+-- Reply: promoted, next due (wall ms, or 0), 1 if it stopped at the limit or at about 256 KiB
 -- Cost: O(promoted · log delayed)
 
 local function delayed_envelope(body)
@@ -23,12 +23,19 @@ local function bury_unreadable(task, body)
   event('Died', { worker = '', tasks = { { 'foreign:delayed:' .. task, id, 'foreign', reason, -1, '' } } })
 end
 
+local BYTES_A_CALL = 262144
+
 allow_at_maxmemory()
-local rows = {}
+local rows, bytes, taken = {}, 0, 0
 local due = redis.call('ZRANGEBYSCORE', K.delayed, '-inf', now_text, 'WITHSCORES', 'LIMIT', 0, ARGV[2])
 for i = 1, #due, 2 do
+  if bytes >= BYTES_A_CALL then
+    break
+  end
+  taken = taken + 1
   local task = due[i]
   local body = redis.call('HGET', K.bodies, task)
+  bytes = bytes + #(body or '')
   local e = body and delayed_envelope(body)
   if body and not e then
     bury_unreadable(task, body)
@@ -50,4 +57,4 @@ if #rows > 0 then
 end
 write_events()
 local following = redis.call('ZRANGE', K.delayed, 0, 0, 'WITHSCORES')
-return { #rows, following[2] or '0' }
+return { #rows, following[2] or '0', (taken < #due / 2 or taken >= tonumber(ARGV[2])) and 1 or 0 }

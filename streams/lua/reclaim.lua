@@ -4,7 +4,7 @@
 -- ARGV: now, limit, 1 to look for consumers without a worker row too
 -- Reply: moved, more (0 | 1), workers of the pass
 -- Cost: O(entries moved + workers dead); XINFO CONSUMERS of seven groups when it looks for unknown ones
-local FENCE_A_CALL = 500
+local FENCE_A_CALL = 100
 
 local function fence_expired()
   local expired = redis.call('ZRANGEBYSCORE', K.leases, '(0', lease_now, 'LIMIT', 0, FENCE_A_CALL)
@@ -15,6 +15,9 @@ local function fence_expired()
     else
       redis.call('ZADD', K.leases, 0, worker)
     end
+  end
+  if #expired > 0 then
+    write_cap()
   end
   return #expired == FENCE_A_CALL
 end

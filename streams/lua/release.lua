@@ -13,6 +13,7 @@ if not row or row.nonce ~= ARGV[3] or row.state == 'gone' then
 end
 if row.state == 'live' then
   fence(worker, row, ARGV[5])
+  write_cap()
 end
 local moved, more = run_pass_for(worker, tonumber(ARGV[4]))
 write_events()

@@ -16,11 +16,14 @@ local function tick()
   return cap
 end
 
--- A third of the shortest live lease, from the count of live workers by lease length.
+-- How many live workers have each lease length; the cap is a third of the shortest one.
 local function count_term(term, delta)
   if redis.call('HINCRBY', K.clock, 'term:' .. term, delta) <= 0 then
     redis.call('HDEL', K.clock, 'term:' .. term)
   end
+end
+
+local function write_cap()
   local shortest
   local fields = redis.call('HGETALL', K.clock)
   for i = 1, #fields, 2 do

@@ -69,6 +69,11 @@ local function renumber(e, id)
   e.first = e.first or id
 end
 
+local function acknowledge_and_delete(index, ids)
+  redis.call('XACK', K.streams[index], GROUP, unpack(ids))
+  redis.call('XDEL', K.streams[index], unpack(ids))
+end
+
 local function acknowledge(index, id)
   local ids = to_delete[index]
   if not ids then
@@ -77,16 +82,14 @@ local function acknowledge(index, id)
   end
   ids[#ids + 1] = id
   if #ids >= 500 then
-    redis.call('XACK', K.streams[index], GROUP, unpack(ids))
-    redis.call('XDEL', K.streams[index], unpack(ids))
+    acknowledge_and_delete(index, ids)
     to_delete[index] = nil
   end
 end
 
 local function write_acknowledged()
   for index, ids in pairs(to_delete) do
-    redis.call('XACK', K.streams[index], GROUP, unpack(ids))
-    redis.call('XDEL', K.streams[index], unpack(ids))
+    acknowledge_and_delete(index, ids)
   end
   to_delete = {}
 end

@@ -1,9 +1,11 @@
 -- The one mover of the dead. Whoever has dead workers to deal with continues the pass that is running, or begins one with
--- all that are fenced by then: so nobody's entries come between those of a pass, whichever scripts take part in it.
+-- those that are fenced by then (at most 64, since each call looks at all of them): so nobody's entries come between those of a pass, whichever scripts take part in it.
+local PASS_WORKERS = 64
+
 local function pass_members()
   local members = redis.call('ZRANGEBYSCORE', K.leases, -1, -1)
   if #members == 0 then
-    members = redis.call('ZRANGEBYSCORE', K.leases, 0, 0)
+    members = redis.call('ZRANGEBYSCORE', K.leases, 0, 0, 'LIMIT', 0, PASS_WORKERS)
     for _, worker in ipairs(members) do
       redis.call('ZADD', K.leases, -1, worker)
     end
@@ -30,7 +32,12 @@ end
 -- The same until `worker` has nothing left to be moved; returns the moved, and whether more calls are needed for that.
 local function run_pass_for(worker, limit)
   local moved, stopped, total = 0, false, 0
-  while not stopped and redis.call('ZSCORE', K.leases, worker) do
+  while not stopped do
+    local score = tonumber(redis.call('ZSCORE', K.leases, worker))
+    -- A score above 0 without a live row is what a partial loss of data leaves: no pass takes that worker.
+    if not score or score > 0 then
+      break
+    end
     moved, stopped = run_pass(limit - total)
     total = total + moved
   end

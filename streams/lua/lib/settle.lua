@@ -60,12 +60,14 @@ end
 -- Acknowledges what succeeded, and deletes it before anything else can fail: an entry that is acknowledged and still
 -- there would be neither open nor settled.
 local function settle_succeeded(settlements)
-  local done, stale = {}, 0
+  local done, stale, ended = {}, 0, {}
   for _, s in ipairs(settlements) do
     if s[3] == 'succeeded' then
       -- The token was checked, so what is pending under this ID is pending to this incarnation.
       if redis.call('XACK', K.streams[s[1]], GROUP, s[2]) == 1 then
-        acknowledge(s[1], s[2])
+        local ids = ended[s[1]] or {}
+        ended[s[1]] = ids
+        ids[#ids + 1] = s[2]
         release_unique(s[5], s[4])
         done[#done + 1] = { s[4], s[6], s[7] }
       else
@@ -73,7 +75,11 @@ local function settle_succeeded(settlements)
       end
     end
   end
-  write_acknowledged()
+  for index, ids in pairs(ended) do
+    for i = 1, #ids, 500 do
+      redis.call('XDEL', K.streams[index], unpack(ids, i, math.min(i + 499, #ids)))
+    end
+  end
   return done, stale
 end
 
