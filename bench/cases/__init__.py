@@ -1,0 +1,1 @@
+"""One module for each case, named by its letter; `measure(stage)` returns its figures."""

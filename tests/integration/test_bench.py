@@ -1,0 +1,27 @@
+"""The benchmark works and its table has the shape that it says. How fast anything is, is not judged here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = {"a": 4, "b": 1, "c": 2, "d": 1, "e": 6, "f": 3, "g": 3}
+KEYS = {"case", "name", "unit", "median", "p99", "min", "max", "runs", "floors", "ratio", "aim", "met", "note"}
+
+
+def test_every_case_measures_and_is_written(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", str(ROOT / "bench" / "run.py"), "--quick", "--out", str(tmp_path)]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    assert ended.returncode == 0, ended.stderr
+    document = json.loads((tmp_path / "benchmarks.json").read_text())
+    assert {"date", "server", "cpus", "command", "load_before", "load_after"} <= document.keys()
+    figures = document["figures"]
+    assert {case: sum(figure["case"] == case for figure in figures) for case in FIGURES} == FIGURES
+    for figure in figures:
+        assert figure.keys() == KEYS
+        assert figure["runs"]
+        assert min(figure["runs"]) >= 0
+        assert all(len(floor["runs"]) == len(figure["runs"]) for floor in figure["floors"].values())
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert all(figure["name"] in page for figure in figures)
