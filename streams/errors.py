@@ -82,6 +82,11 @@ class Unusable(Enum):
     CANNOT_SAVE = ("cannot save its data to disk", "make room on its disk and look into its log", True)
     NO_REPLICAS = ("has too few replicas for its min-replicas-to-write", "bring its replicas back", True)
     BUSY = ("is busy with a script", "wait, or find out whose script it runs", True)
+    REFUSED = (
+        "refuses a command of ours",
+        "look at the key that it is about: somebody else may have written it",
+        False,
+    )
     NOT_REDIS = ("does not speak the Redis protocol", "check the host, the port and TLS (redis:// or rediss://)", False)
     LAYOUT = ("holds another layout of keys", "run one version of reclaimd against this namespace", False)
 

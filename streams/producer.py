@@ -6,6 +6,7 @@ the same task IDs are sent again, which enqueues at most once, until an answer a
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections import deque
@@ -21,7 +22,7 @@ from reclaimd.streams.errors import EnqueueUncertain, ReclaimdError, RedisUnreac
 from reclaimd.streams.ids import check_queue, check_task_id, task_id_from
 from reclaimd.streams.keys import Partition, queues_key
 from reclaimd.streams.scripts import Call, Enqueued, NewTask
-from reclaimd.streams.tasks import TaskCall, check_lane, check_size
+from reclaimd.streams.tasks import TaskCall, check_deliveries, check_lane, check_size, check_unique
 
 BATCH_TASKS = 500
 BATCH_BYTES = 1_000_000
@@ -68,9 +69,9 @@ def address(call: TaskCall, namespace: str, limits: Limits) -> Addressed:
     task = NewTask(
         task_id=check_task_id(call.task_id) if call.task_id else new_task_id(),
         lane=check_lane(call.lane or options.lane),
-        max_deliveries=call.max_deliveries or options.max_deliveries or limits.max_deliveries,
+        max_deliveries=check_deliveries(call.max_deliveries or options.max_deliveries or limits.max_deliveries),
         body=call.body,
-        unique=call.unique,
+        unique=check_unique(call.unique),
         delay_ms=call.delay_ms,
     )
     return Addressed(Partition(namespace, check_queue(call.queue or options.queue)), task)
@@ -167,6 +168,7 @@ class Producer:
         self.timeout = timeout
         self._epoch_id = secrets.token_hex(8)
         self._client: redis_log.AsyncClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._registered: set[str] = set()
         self._leading = False
         self._queue: deque[_Item] = deque()
@@ -245,8 +247,10 @@ class Producer:
             await anyio.sleep(wait)
 
     async def _ready_client(self, queue: str) -> redis_log.AsyncClient:
-        if self._client is None:
-            self._client = redis_log.connect(self.url)
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            # A connection of another event loop, which has ended since, can be neither used nor closed.
+            self._client, self._loop = redis_log.connect(self.url), loop
             self._registered.clear()
         if queue not in self._registered:
             await self._client.sadd(queues_key(self.namespace), queue)

@@ -82,6 +82,9 @@ _UNUSABLE = (
     ("NOPERM", Unusable.PERMISSION),
     ("invalid username-password", Unusable.PASSWORD),
     ("invalid password", Unusable.PASSWORD),
+    ("has no permissions to", Unusable.PERMISSION),
+    ("can't run this command or subcommand", Unusable.PERMISSION),
+    ("can't access at least one of the keys", Unusable.PERMISSION),
     ("unknown command", Unusable.TOO_OLD),
 )
 

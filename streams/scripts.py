@@ -85,8 +85,8 @@ class Joined(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Who joins. `evidence`: JSON object; `proof`: nonce of an earlier incarnation of this ID that is proven dead, or
-    empty.
+    """Who joins. `evidence`: JSON object; `proof`: nonces of earlier incarnations of this ID that are proven
+    dead, between spaces, or empty.
     """
 
     worker: str

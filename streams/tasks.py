@@ -92,6 +92,8 @@ class Task(Generic[P, R]):
             raise InvalidTask(f"task name {name!r}: use 1 to 128 of A-Z a-z 0-9 . _ : -")
         check_queue(options.queue)
         check_lane(options.lane)
+        if options.max_deliveries is not None:
+            check_deliveries(options.max_deliveries)
         self.function = function
         self.name = name
         self.opts = options
@@ -150,6 +152,20 @@ def check_lane(lane: str) -> str:
     if lane not in LANES:
         raise InvalidTask(f"lane {lane!r}: say one of {', '.join(LANES)}")
     return lane
+
+
+def check_deliveries(number: int) -> int:
+    """Returns it, or raises InvalidTask: 1 to 1,000."""
+    if not 1 <= number <= 1000:
+        raise InvalidTask(f"max_deliveries {number}: say 1 to 1000")
+    return number
+
+
+def check_unique(key: str) -> str:
+    """Returns it, or raises InvalidTask: at most 512 characters that UTF-8 can carry."""
+    if len(key) > 512 or not key.isprintable():
+        raise InvalidTask(f"unique key {key[:80]!r}: use at most 512 printable characters")
+    return key
 
 
 def check_size(body: bytes, limit: int) -> None:

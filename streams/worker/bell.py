@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import anyio
 import redis
 
-from reclaimd.streams import redis_log
+from reclaimd.streams import redis_log, scripts
 from reclaimd.streams.producer import close_quietly
 from reclaimd.streams.worker.shift import Shift
 
@@ -22,10 +22,13 @@ RETRY_S = 0.5
 class Doorbell:
     """Sets `ready` on the shift that rang and calls `wake`. Listens only while the worker has room for a task."""
 
-    def __init__(self, url: str, shifts: Sequence[Shift], wake: Callable[[], None]) -> None:
+    def __init__(
+        self, url: str, shifts: Sequence[Shift], wake: Callable[[], None], has_room: Callable[[], bool]
+    ) -> None:
         self._url = url
         self._shifts = {shift.bell: shift for shift in shifts}
         self._wake = wake
+        self._has_room = has_room
         self._wanted = anyio.Event()
         self._client: redis_log.AsyncClient | None = None
 
@@ -52,6 +55,9 @@ class Doorbell:
                 list(self._shifts), timeout=WAIT_S
             )
             rung = [self._shifts[reply[0]]] if reply else []
+            if rung and not self._has_room():
+                # Rung while this worker filled up or was told to stop: somebody else is to hear it.
+                await redis_log.send(self._client, scripts.ring(rung[0].partition))
         except (redis.RedisError, OSError):
             # The turn loop reports that Redis is away; here only the waiting goes on elsewhere.
             await self._drop()

@@ -104,9 +104,9 @@ def _take_lock(options: ChildOptions, namespace: str, queues: list[str]) -> tupl
         lock = _acquire_patiently(path)
     except LockHeld as held:
         raise WorkerIdInUse(options.worker, str(held)) from held
-    proven = lock.previous.nonce if lock.previous is not None and lock.previous.worker == options.worker else ""
-    lock.write(worker=options.worker, nonce=options.nonce, namespace=namespace, queues=queues)
-    return lock, options.proof or proven
+    proven = lock.proven_dead(options.worker)
+    lock.write(worker=options.worker, nonce=options.nonce, namespace=namespace, queues=queues, before=proven)
+    return lock, " ".join(dict.fromkeys([*proven, *options.proof.split()]))
 
 
 def _acquire_patiently(path: Path) -> LockFile:
@@ -142,10 +142,10 @@ async def work(options: ChildOptions, app: Reclaimd) -> int:
     lock, proof = _take_lock(options, settings.namespace, queues)
     partitions = [Partition(settings.namespace, queue) for queue in queues]
     who = Identity(options.worker, options.nonce, settings.worker.lease_ms, _evidence(lock), proof, options.after_fence)
-    asked = time.monotonic()
-    held: Sequence[Held] = await join_all(settings.redis_url, partitions, who)
+    joined = await join_all(settings.redis_url, partitions, who)
+    lock.joined(options.nonce)
     log.info("worker started", worker=options.worker, queues=queues, tasks=len(app.tasks), pid=os.getpid())
-    return await _serve(options, app, held, Renewals(held, asked, settings.worker.lease_ms / 1000))
+    return await _serve(options, app, joined.held, Renewals(*joined, settings.worker.lease_ms / 1000))
 
 
 async def _serve(options: ChildOptions, app: Reclaimd, held: Sequence[Held], renewals: Renewals) -> int:

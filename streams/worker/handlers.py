@@ -117,7 +117,11 @@ class Handlers:
 
     async def run(self, run: Run, queue: str) -> Settlement:
         """To the end of one run. Raises NoVerdict; SystemExit and KeyboardInterrupt of the handler count as that."""
-        prepared = self._prepare(run, queue)
+        try:
+            prepared = self._prepare(run, queue)
+        except (ValueError, RecursionError) as error:
+            # Not UTF-8, or nested without end: neither is an error of the decoder's own kind.
+            return run.verdict("dead", cause="bad_body", error=_words(error))
         if isinstance(prepared, Settlement):
             return prepared
         task, kwargs = prepared

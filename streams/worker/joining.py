@@ -7,12 +7,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import anyio
+import redis
 import structlog
 
 from reclaimd.streams import redis_log, scripts
-from reclaimd.streams.errors import Fenced, RedisUnreachable, RedisUnusable, WorkerIdInUse
+from reclaimd.streams.errors import Fenced, RedisUnreachable, RedisUnusable, Unusable, WorkerIdInUse
 from reclaimd.streams.keys import Partition, queues_key
 from reclaimd.streams.producer import close_quietly
 from reclaimd.streams.scripts import Identity
@@ -23,9 +25,21 @@ log = structlog.get_logger("reclaimd.worker")
 LONGEST_RETRY = 1.0
 
 
-async def join_all(url: str, partitions: Sequence[Partition], who: Identity) -> list[Held]:
+class AllJoined(NamedTuple):
+    """`asked`: monotonic seconds before the first of these leases was asked for."""
+
+    held: list[Held]
+    asked: float
+
+
+async def join_all(url: str, partitions: Sequence[Partition], who: Identity) -> AllJoined:
     """Join each partition; raises WorkerIdInUse when the ID is renewed by somebody else, RedisUnusable, Fenced."""
-    return [Held(partition, who.worker, await _join(url, partition, who)) for partition in partitions]
+    while True:
+        asked = time.monotonic()
+        held = [Held(partition, who.worker, await _join(url, partition, who)) for partition in partitions]
+        # One of many may have had to wait, while the leases of those before it ran: joining again renews them.
+        if time.monotonic() - asked < who.lease_ms / 4000:
+            return AllJoined(held, asked)
 
 
 async def _join(url: str, partition: Partition, who: Identity) -> str:
@@ -35,8 +49,8 @@ async def _join(url: str, partition: Partition, who: Identity) -> str:
         client = redis_log.connect(url)
         try:
             with redis_log.translated(url):
-                await client.sadd(queues_key(partition.namespace), partition.queue)
                 joined = await redis_log.send(client, scripts.join(partition, who, epoch_id=secrets.token_hex(8)))
+                await _register(client, partition)
         except (RedisUnreachable, RedisUnusable) as error:
             if isinstance(error, RedisUnusable) and not error.waiting_helps:
                 raise
@@ -45,6 +59,8 @@ async def _join(url: str, partition: Partition, who: Identity) -> str:
             await anyio.sleep(wait)
             wait = min(wait * 2, LONGEST_RETRY)
             continue
+        except redis.ResponseError as error:
+            raise RedisUnusable(Unusable.REFUSED, f"queue {partition.queue}: {error}") from error
         finally:
             await close_quietly(client)
         if joined.status == "ok":
@@ -53,6 +69,14 @@ async def _join(url: str, partition: Partition, who: Identity) -> str:
             raise Fenced(who.worker)
         if joined.status == "live":
             gives_up_at = await _wait_for_lease(who, joined.holder, joined.left_ms, gives_up_at)
+
+
+async def _register(client: redis_log.AsyncClient, partition: Partition) -> None:
+    """Add the queue to the registry. A full Redis refuses that, and must still be drained by those who join."""
+    try:
+        await client.sadd(queues_key(partition.namespace), partition.queue)
+    except redis.OutOfMemoryError:
+        log.warning("Redis is full: the queue could not be registered", queue=partition.queue)
 
 
 async def _wait_for_lease(who: Identity, holder: str, left_ms: int, gives_up_at: float | None) -> float:

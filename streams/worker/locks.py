@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,7 @@ import msgspec
 from reclaimd.streams.errors import ConfigError, ReclaimdError
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_REMEMBERED = 8
 _REMOTE = ("nfs", "cifs", "smb", "9p", "ceph", "gluster", "lustre", "afs", "fuse.")
 
 
@@ -25,7 +27,10 @@ class LockHeld(ReclaimdError):
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
-    """What a lock file says. `file`: `device:inode` of the file it was written to."""
+    """What a lock file says. `file`: `device:inode` of the file it was written to.
+
+    `before`: nonces of earlier holders whose end Redis may not have heard of, since none after them has joined.
+    """
 
     worker: str
     nonce: str
@@ -33,6 +38,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     namespace: str
     queues: list[str]
+    before: list[str] = []
 
 
 def boot_id() -> str:
@@ -105,11 +111,33 @@ class LockFile:
         proves = holder.boot_id == boot_id() and holder.file == self.file and is_local(self.path)
         return holder if proves else None
 
-    def write(self, *, worker: str, nonce: str, namespace: str, queues: list[str]) -> None:
+    def proven_dead(self, worker: str) -> list[str]:
+        """Nonces of this worker ID whose processes are gone, the last holder's first; none when nothing is proven."""
+        if self.previous is None or self.previous.worker != worker:
+            return []
+        return [self.previous.nonce, *self.previous.before]
+
+    def write(self, *, worker: str, nonce: str, namespace: str, queues: list[str], before: Sequence[str] = ()) -> None:
         """Say who holds it now: before the nonce is first sent, so that whoever finds the lock free knows it."""
-        holder = Holder(
-            worker=worker, nonce=nonce, boot_id=boot_id(), file=self.file, namespace=namespace, queues=queues
+        self._write(
+            Holder(
+                worker=worker,
+                nonce=nonce,
+                boot_id=boot_id(),
+                file=self.file,
+                namespace=namespace,
+                queues=queues,
+                before=list(before[:_REMEMBERED]),
+            )
         )
+
+    def joined(self, nonce: str) -> None:
+        """The holder has joined everywhere: whoever was before it is fenced."""
+        holder = read_holder(self.path)
+        if holder is not None and holder.nonce == nonce:
+            self._write(msgspec.structs.replace(holder, before=[]))
+
+    def _write(self, holder: Holder) -> None:
         line = msgspec.json.encode(holder) + b"\n"
         os.pwrite(self._fd, line, 0)
         os.ftruncate(self._fd, len(line))

@@ -80,7 +80,8 @@ def release_dead(releaser: Releaser, paths: Sequence[Path], namespace: str) -> d
     for path in paths:
         holder = _proven_dead(path, namespace)
         if holder is not None:
-            released[holder.worker] = releaser.release(holder.worker, holder.nonce, holder.queues)
+            nonces = (holder.nonce, *holder.before)
+            released[holder.worker] = sum(releaser.release(holder.worker, nonce, holder.queues) for nonce in nonces)
     return released
 
 

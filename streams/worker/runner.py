@@ -78,16 +78,15 @@ class Runner:
         self._renewals = renewals
         self._client: redis_log.AsyncClient | None = None
         self._wake = anyio.Event()
-        self._bell = Doorbell(url, shifts, self.wake)
+        self._bell = Doorbell(url, shifts, self.wake, lambda: self._capacity() > 0)
         self._ending: Ending | None = None
         self._cancelled = False
-        self._failures = 0
+        self._leaving = False
         self._fenced: set[Partition] = set()
         self._turns = 0
         # Plain tasks rather than a task group's: `_execute` lets nothing out, and this is the hot path.
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_audit = 0.0
-        self._not_before = 0.0
 
     def wake(self) -> None:
         """Look again: something finished, rang or ended."""
@@ -117,7 +116,7 @@ class Runner:
 
         Verdicts are still sent, to be refused and counted: an operator should see what work was thrown away.
         """
-        if partition in self._fenced:
+        if partition in self._fenced or self._leaving:
             return
         self._fenced.add(partition)
         log.error("fenced: the tasks of this worker run elsewhere", worker=self._worker, queue=partition.queue)
@@ -146,6 +145,8 @@ class Runner:
                     await self._turn(shift)
             if self._running():
                 end_process(self._exit_code())
+            # From here on a beat that is refused says what we did ourselves.
+            self._leaving = True
             await self._leave()
             group.cancel_scope.cancel()
         if self._client is not None:
@@ -196,8 +197,6 @@ class Runner:
     def _next_shift(self) -> Shift | None:
         """The partition whose turn it is: settlements to tell, work to take, or an audit; in rotation."""
         now = time.monotonic()
-        if now < self._not_before:
-            return None
         if now >= self._next_audit:
             self._next_audit = now + self._settings.heartbeat / 1000 * self._settings.audit_every
             for shift in self._shifts:
@@ -206,16 +205,18 @@ class Runner:
         for _ in range(len(self._shifts)):
             shift = self._shifts.pop(0)
             self._shifts.append(shift)
+            if now < shift.not_before:
+                continue
             if shift.finished or (shift.ready and capacity) or (shift.audit_due and self._ending is None):
                 return shift
         return None
 
     async def _rest(self) -> None:
         now = time.monotonic()
-        until = self._next_audit if self._not_before <= now else self._not_before
+        until = min([self._next_audit, *(shift.not_before for shift in self._shifts if shift.not_before > now)])
         if self._ending is not None:
             until = min(until, self._ending.deadline if now < self._ending.deadline else now + 0.05)
-        if self._capacity() and now >= self._not_before:
+        if self._capacity():
             self._bell.listen()
         with anyio.move_on_after(max(0.0, until - now)):
             await self._wake.wait()
@@ -229,19 +230,19 @@ class Runner:
         sent = time.monotonic()
         try:
             reply = await self._send(scripts.turn(shift.partition, self._worker, shift.token, ask))
-        except ReclaimdError as error:
+        except (ReclaimdError, redis.RedisError) as error:
             shift.give_back(settlements)
             await self._lost_turn(shift, error)
             return
-        if self._failures:
-            log.info("redis answers again", worker=self._worker, after_failures=self._failures)
-            self._failures = 0
+        if shift.failures:
+            log.info("turns work again", queue=shift.partition.queue, after_failures=shift.failures)
+            shift.failures = 0
         if reply.status in ("fenced", "late"):
             # Late, on a connection of our own where nothing overtakes: somebody else turns with our token, a clone.
             self.fenced(shift.partition)
         elif reply.status == "state":
             shift.give_back(settlements)
-            self._not_before = time.monotonic() + STATE_WAIT
+            shift.not_before = time.monotonic() + STATE_WAIT
             log.warning("partition is not open", queue=shift.partition.queue, state=reply.state)
         else:
             self._renewals.renewed(shift.partition, sent)
@@ -291,16 +292,16 @@ class Runner:
                 self._client = redis_log.connect(self._url)
             return await redis_log.send(self._client, call)
 
-    async def _lost_turn(self, shift: Shift, error: ReclaimdError) -> None:
+    async def _lost_turn(self, shift: Shift, error: Exception) -> None:
         """No answer: the turn may or may not have happened, and may still happen. Only an audit tells."""
         shift.audit_due = True
         client, self._client = self._client, None
         if client is not None:
             await close_quietly(client)
-        if not self._failures:
+        if not shift.failures:
             log.error("turn failed", worker=self._worker, queue=shift.partition.queue, error=str(error))
-        self._not_before = time.monotonic() + min(FIRST_RETRY * 2 ** min(self._failures, 10), LONGEST_RETRY)
-        self._failures += 1
+        shift.not_before = time.monotonic() + min(FIRST_RETRY * 2 ** min(shift.failures, 10), LONGEST_RETRY)
+        shift.failures += 1
 
     async def _leave(self) -> None:
         for shift in self._shifts:

@@ -12,8 +12,8 @@ SETTLE_AT_ONCE = 500
 
 
 class Shift:
-    """`ready`: work may wait there. `audit_due`: the next turn is an audit, because an answer was lost or it is
-    time.
+    """`ready`: work may wait there. `audit_due`: the next turn is an audit, because an answer was lost or it is time.
+    `failures`: turns in a row that failed; `not_before`: monotonic seconds of the next try.
     """
 
     def __init__(self, partition: Partition, token: str) -> None:
@@ -23,6 +23,8 @@ class Shift:
         self.finished: deque[Settlement] = deque()
         self.ready = True
         self.audit_due = True
+        self.failures = 0
+        self.not_before = 0.0
         self.bell = partition.key("bell").encode()
 
     def start(self, run: Run) -> None:
@@ -48,5 +50,5 @@ class Shift:
         return self.running.pop((stream, entry_id), None)
 
     def running_ids(self) -> list[tuple[int, str]]:
-        """For an audit: what runs here."""
-        return list(self.running)
+        """For an audit, once its settlements are taken: what runs here, or has ended and is told in a later turn."""
+        return [*self.running, *((s.stream, s.entry_id) for s in self.finished)]

@@ -133,7 +133,12 @@ class Supervisor:
         slot.started = time.monotonic()
         slot.starts += 1
         pulse = Pulse(self._settings.worker.lease_ms / 1000)
-        process = slot.process = await self._spawn(slot, pulse)
+        try:
+            process = slot.process = await self._spawn(slot, pulse)
+        except OSError as error:
+            log.warning("cannot start a process", worker=slot.worker, error=str(error))
+            pulse.close()
+            return EXIT_FAILED
         if self._stopping():
             # The signal came while there was no process yet to pass it on to.
             process.send_signal(signal.SIGTERM)
@@ -144,6 +149,7 @@ class Supervisor:
             pulse.close()
         slot.process = None
         slot.after_fence = code == EXIT_FENCED
+        # The lock file knows those before it that never joined.
         slot.proof = slot.nonce
         with anyio.CancelScope(shield=True):
             await self._release(slot, code)
@@ -162,15 +168,17 @@ class Supervisor:
             after_fence=slot.after_fence,
             pulse_fd=pulse.child_fd,
         )
-        process = await anyio.open_process(
-            [sys.executable, "-m", "reclaimd.streams.worker.child"],
-            stdin=subprocess.PIPE,
-            stdout=None,
-            stderr=None,
-            start_new_session=True,
-            pass_fds=[pulse.child_fd],
-        )
-        os.close(pulse.child_fd)
+        try:
+            process = await anyio.open_process(
+                [sys.executable, "-m", "reclaimd.streams.worker.child"],
+                stdin=subprocess.PIPE,
+                stdout=None,
+                stderr=None,
+                start_new_session=True,
+                pass_fds=[pulse.child_fd],
+            )
+        finally:
+            os.close(pulse.child_fd)
         assert process.stdin is not None
         try:
             await process.stdin.send(msgspec.json.encode(options))
@@ -192,8 +200,6 @@ class Supervisor:
         return code
 
     async def _release(self, slot: Slot, code: int) -> None:
-        if code == EXIT_FENCED:
-            return
         holder = read_holder(lock_path(self._folder, self._settings.namespace, slot.worker))
         queues = holder.queues if holder is not None and holder.nonce == slot.nonce else self._queues
         asked = self._stopping()
@@ -207,12 +213,12 @@ class Supervisor:
 
     async def _back_off(self, slot: Slot, code: int) -> None:
         lived = time.monotonic() - slot.started
-        if lived >= YOUNG or code in (EXIT_STOPPED, EXIT_FENCED, EXIT_RECYCLE):
-            slot.young_deaths = 0
+        slot.young_deaths = 0 if lived >= YOUNG else slot.young_deaths + 1
+        # The first restarts are immediate: most deaths are one of a kind, and being fenced or recycled is no fault.
+        free = 3 if code in (EXIT_STOPPED, EXIT_FENCED, EXIT_RECYCLE) else 1
+        if slot.young_deaths <= free:
             return
-        slot.young_deaths += 1
-        # The first restart is immediate: most deaths are one of a kind.
-        delay = min(FIRST_BACKOFF * 2 ** (slot.young_deaths - 2), LONGEST_BACKOFF) if slot.young_deaths > 1 else 0.0
+        delay = min(FIRST_BACKOFF * 2 ** (slot.young_deaths - free - 1), LONGEST_BACKOFF)
         log.info("worker starts again", worker=slot.worker, after_s=delay, young_deaths=slot.young_deaths)
         with anyio.move_on_after(delay):
             await self._stop_asked.wait()
