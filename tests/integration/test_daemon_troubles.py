@@ -1,6 +1,7 @@
 """What goes wrong: a poisoned queue, a server that is away, slow, too old, full, or refuses; signals."""
 
 import asyncio
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from reclaimd.daemon.http import ListenRefused
 from reclaimd.daemon.supervisor import run
 from reclaimd.streams.errors import RedisUnusable, Unusable
 from reclaimd.streams.settings import Settings
-from support.daemons import captured, in_loop, lines_of, queue_on, running, settings_for
+from support.daemons import Daemon, captured, in_loop, lines_of, queue_on, running, settings_for
 from support.servers import FreshServer, Server, free_port
 from support.waiting import await_until, wait_until
 
@@ -232,9 +233,15 @@ async def test_connections_that_the_server_closed_are_no_trouble(server: Server)
         mail.enqueue()
         with captured() as lines:
             async with running(settings_for(server, discover_every_ms=100)) as daemon:
-                for _ in range(3):
-                    mail.raw("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-                    mail.enqueue(delay_ms=1)
-                    await await_until(lambda: mail.view()["delayed"] == 0, "the task to be promoted")
+                # Then every loop has made a step, and no connection is in the middle of its handshake.
+                await await_until(lambda: stepped(daemon), "all loops to step")
+                mail.raw("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                mail.enqueue(delay_ms=1)
+                await await_until(lambda: mail.view()["delayed"] == 0, "the task to be promoted")
                 await daemon.wait_page("/readyz", 200)
         assert [line for line in lines if line["log_level"] in {"warning", "error"}] == []
+
+
+async def stepped(daemon: Daemon) -> bool:
+    _, text = await daemon.get("/metrics")
+    return all(re.search(rf'steps_total{{loop="{loop}"}} [3-9]', text) for loop in ("discovery", "events"))
