@@ -4,11 +4,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from reclaimd.daemon.cli import OutputClosed
 
@@ -16,40 +14,24 @@ Cell = str | int | None
 Report = Callable[[str, int, int | None], object]
 """Called with what is going on, how much is done, and of how much, if that is known."""
 
-# Tables in a pipe are for grep: no cell may be cut there.
-_ENDLESS = 10_000
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> NoReturn:
-        raise OutputClosed
-
 
 class Output:
     """Standard output for the result, standard error for everything else. `json`: the result is one JSON document."""
 
     def __init__(self, as_json: bool) -> None:
         self.json = as_json
-        width = None if sys.stdout.isatty() else _ENDLESS
-        self._console = _Console(markup=False, highlight=False, emoji=False, width=width, soft_wrap=False)
-        self._errors = _Console(stderr=True, markup=False, highlight=False, emoji=False)
 
     def document(self, value: Any) -> None:
         """The JSON document."""
-        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-        try:
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise OutputClosed from None
+        _write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
     def line(self, text: str) -> None:
         """One line for a person; never wrapped."""
-        self._console.print(clean(text), soft_wrap=True)
+        _write(clean(text) + "\n")
 
     def note(self, text: str) -> None:
         """One line on standard error, beside the result."""
-        self._errors.print(f"reclaimd: {clean(text)}", soft_wrap=True)
+        print(f"reclaimd: {clean(text)}", file=sys.stderr)
 
     def ask(self, question: str) -> bool:
         """A yes or no from the terminal; no unless it is a clear yes."""
@@ -64,13 +46,12 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """A table; columns of numbers are aligned to the right, None is empty."""
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for index, column in enumerate(columns):
-            numeric = all(isinstance(row[index], int) or row[index] is None for row in rows)
-            table.add_column(column, justify="right" if numeric and rows else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*("" if cell is None else clean(str(cell)) for cell in row))
-        self._console.print(table)
+        # Late, like the progress bar: programs that ask for JSON do not wait for rich to be imported.
+        from reclaimd.daemon.cli.tables import print_table
+
+        numeric = [all(isinstance(row[i], int) or row[i] is None for row in rows) for i in range(len(columns))]
+        cells = [["" if cell is None else clean(str(cell)) for cell in row] for row in rows]
+        print_table(columns, cells, numeric)
 
     @contextmanager
     def progress(self) -> Iterator[Report]:
@@ -78,10 +59,9 @@ class Output:
         if not sys.stderr.isatty():
             yield lambda _what, _done, _of: None
             return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from reclaimd.daemon.cli.tables import progress_bar
 
-        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn()
-        with Progress(*columns, console=self._errors, transient=True) as bar:
+        with progress_bar() as bar:
             shown = bar.add_task("", total=None)
             yield lambda what, done, of: bar.update(shown, description=clean(what), completed=done, total=of)
 
@@ -89,3 +69,11 @@ class Output:
 def clean(text: str) -> str:
     """Without control characters: what a task put into its error must not drive the terminal."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise OutputClosed from None
