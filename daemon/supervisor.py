@@ -74,7 +74,7 @@ async def run(settings: Settings, *, on_ready: OnReady | None = None) -> None:
             log.info("listening", address=f"{host}:{port}", redis=redacted(settings.redis_url))
             tasks.start_soon(measure_lag, context)
             tasks.start_soon(feed_watchdog, context)
-            narrator = Narrator(links, context.stolen)
+            narrator = Narrator(links, context.stolen, instruments.events_gaps)
             tasks.start_soon(narrator.run)
             events = fleet.events = EventsLoop(context, events_link, fleet, narrator)
             redis_loop = RedisLoop(context)

@@ -270,6 +270,12 @@ EVENTS_READ_LAG = _own(
     ("queue",),
     "seconds",
 )
+EVENTS_GAPS = _own(
+    "events_gaps_total",
+    "counter",
+    "Times that events were trimmed away before this daemon had read them or told them in its log.",
+    ("queue",),
+)
 RECOVERED_AT_START = _own(
     "recovered_at_start_entries", "gauge", "Entries that this daemon moved back when it started.", ("queue",)
 )
@@ -280,6 +286,15 @@ LOOP_LAG = _spans("event_loop_lag", "How late the daemon's event loop ran a time
 LOOP_STEPS = _own("loop_steps_total", "counter", "Steps of the daemon's loops that succeeded.", ("loop",))
 LOOP_ERRORS = _own("loop_errors_total", "counter", "Steps of the daemon's loops that failed.", ("loop",))
 BUILD_INFO = _own("build_info", "info", "1, labelled with what runs.", ("version", "python", "layout"))
-OWN = (EVENTS_READ_LAG, RECOVERED_AT_START, REDIS_ROUND_TRIP, LOOP_LAG, LOOP_STEPS, LOOP_ERRORS, BUILD_INFO)
+OWN = (
+    EVENTS_READ_LAG,
+    EVENTS_GAPS,
+    RECOVERED_AT_START,
+    REDIS_ROUND_TRIP,
+    LOOP_LAG,
+    LOOP_STEPS,
+    LOOP_ERRORS,
+    BUILD_INFO,
+)
 
 CATALOGUE: tuple[Metric, ...] = (*TOTALS, *STATES, *FROM_EVENTS, *OWN)

@@ -32,6 +32,7 @@ class Instruments:
         self.promotion_lateness = histogram(catalogue.PROMOTION_LATENESS)
         self.events_unreadable = counter(catalogue.EVENTS_UNREADABLE)
         self.events_read_lag = gauge(catalogue.EVENTS_READ_LAG)
+        self.events_gaps = counter(catalogue.EVENTS_GAPS)
         self.recovered_at_start = gauge(catalogue.RECOVERED_AT_START)
         self.redis_round_trip = histogram(catalogue.REDIS_ROUND_TRIP)
         self.loop_lag = histogram(catalogue.LOOP_LAG)

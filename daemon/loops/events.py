@@ -40,11 +40,10 @@ class Hints(Protocol):
 
 
 class EventsLoop:
-    """Reads on from a position in each stream. `gaps`: times that events were trimmed away before they were read."""
+    """Reads on from a position in each stream."""
 
     def __init__(self, context: Context, link: Link, hints: Hints, narrator: Narrator) -> None:
         self.loop = Loop(NAME, "", self.step, context)
-        self.gaps = 0
         self._context = context
         self._link = link
         self._hints = hints
@@ -202,7 +201,7 @@ class EventsLoop:
         firsts = await self._all(list(positions), lambda pipeline, key: pipeline.xrange(key, count=1))
         for (key, position), first in zip(positions.items(), firsts, strict=True):
             if first and EntryID.parse(first[0][0]) > EntryID.parse(position):
-                self.gaps += 1
+                self._context.instruments.events_gaps.labels(self._queues[key]).inc()
                 begin = first[0][0].decode()
                 log.warning(
                     "events were trimmed before they were read", queue=self._queues[key], after=position, before=begin

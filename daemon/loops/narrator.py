@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import anyio
 import redis
+from prometheus_client import Counter
 
 from reclaimd.daemon.links import Links
 from reclaimd.daemon.log import get_logger
@@ -34,11 +35,11 @@ class _LeftInRedis(NamedTuple):
 
 
 class Narrator:
-    """Takes batches in order and tells them in that order, when there is time. `missed`: those trimmed before that."""
+    """Takes batches in order and tells them in that order, when there is time. `gaps` counts those trimmed before."""
 
-    def __init__(self, links: Links, stolen: Stolen) -> None:
-        self.missed = 0
+    def __init__(self, links: Links, stolen: Stolen, gaps: Counter) -> None:
         self._links = links
+        self._gaps = gaps
         self._stolen = stolen
         self._backlog: deque[_Untold | _LeftInRedis] = deque()
         self._kept = 0
@@ -80,7 +81,7 @@ class Narrator:
             return
         batch = await self._read_again(item)
         if batch is None:
-            self.missed += 1
+            self._gaps.labels(item.queue).inc()
             log.warning("event was trimmed before it was told", queue=item.queue, entry=item.entry_id)
         else:
             await self._write(item.queue, list(narrate(batch)))

@@ -45,8 +45,11 @@ class Reader:
         context = Context(settings, links, connectivity, health, Instruments(CollectorRegistry()))
         self.link = Link(settings.redis_url, connectivity, reply_timeout=reading_timeout())
         self.heard = Heard()
-        self.events = EventsLoop(context, self.link, self.heard, Narrator(links, context.stolen))
+        self.events = EventsLoop(
+            context, self.link, self.heard, Narrator(links, context.stolen, context.instruments.events_gaps)
+        )
         self.health = health
+        self.context = context
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,7 +104,7 @@ async def test_trimmed_events_are_counted_and_told_once(server: Server, monkeypa
         with captured() as lines:
             await reader.events.catch_up()
         assert len(lines_of(lines, "events were trimmed before they were read")) == 1
-        assert reader.events.gaps == 1
+        assert reader.context.instruments.events_gaps.labels("mail")._value.get() == 1
         assert reader.heard.tasks() == ["mail-0", "mail-2", "mail-3"]
 
 
