@@ -86,6 +86,13 @@ class WorkerProcess:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
+    def kill_child(self, pid: int, sign: signal.Signals = signal.SIGKILL) -> None:
+        """A signal to one of its children, and for SIGKILL until that one is gone."""
+        assert pid in self._seen, f"{pid} is no child of {self.name}"
+        os.kill(pid, sign)
+        if sign is signal.SIGKILL:
+            wait_until(lambda: not is_alive(pid), f"{pid} to be gone")
+
     def wait(self, timeout: float = 15.0) -> int:
         """Until it has ended; returns the exit code."""
         try:
@@ -144,6 +151,7 @@ class Fleet:
         target: str = "support.task_app:app",
         queues: tuple[str, ...] = ("mail",),
         url: str | None = None,
+        lease: str | None = None,
         wait: bool = True,
         **env: str,
     ) -> WorkerProcess:
@@ -153,7 +161,7 @@ class Fleet:
         settings = {
             "RECLAIMD_REDIS_URL": url or self.server.url,
             "RECLAIMD_NAMESPACE": NAMESPACE,
-            "RECLAIMD_WORKER_LEASE": self.lease,
+            "RECLAIMD_WORKER_LEASE": lease or self.lease,
             "RECLAIMD_WORKER_STATE_DIR": str(self.folder / "state"),
             "TASK_FOLDER": str(self.folder),
             "PYTHONPATH": str(TESTS),
@@ -178,6 +186,24 @@ class Fleet:
             joined = f"{name} to join with {processes} processes"
             wait_until(lambda: self.counters().get("joined", 0) >= before + processes, joined, 20)
         return worker
+
+    def start_daemon(self) -> WorkerProcess:
+        """A real `reclaimd serve`."""
+        self._count += 1
+        log = self.folder / f"daemon.{self._count}.log"
+        settings = {"RECLAIMD_REDIS_URL": self.server.url, "RECLAIMD_NAMESPACE": NAMESPACE}
+        with log.open("ab") as out:
+            process = subprocess.Popen(
+                command("serve", "--listen", "127.0.0.1:0"),
+                env=environment(**settings),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        daemon = WorkerProcess("daemon", process, log, time.monotonic())
+        self.workers.append(daemon)
+        return daemon
 
     def call(self, call: scripts.Call[T]) -> T:
         """Run a script."""
