@@ -20,6 +20,7 @@ import redis
 import structlog
 
 from reclaimd.streams import redis_log, scripts
+from reclaimd.streams.codec import Delivery
 from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.keys import Partition
 from reclaimd.streams.producer import close_quietly
@@ -34,6 +35,7 @@ from reclaimd.streams.worker.shift import Shift
 log = structlog.get_logger("reclaimd.worker")
 
 LARGEST_TURN = 500
+OVERLAP_FROM = 20
 FIRST_RETRY = 0.05
 LONGEST_RETRY = 1.0
 STATE_WAIT = 1.0
@@ -246,9 +248,10 @@ class Runner:
             log.warning("partition is not open", queue=shift.partition.queue, state=reply.state)
         else:
             self._renewals.renewed(shift.partition, sent)
-            self._take(shift, ask, reply)
+            self._heed(shift, ask, reply)
+            await self._start(shift, reply.deliveries)
 
-    def _take(self, shift: Shift, ask: Turn, reply: Turned) -> None:
+    def _heed(self, shift: Shift, ask: Turn, reply: Turned) -> None:
         if ask.running is not None:
             shift.audit_due = False
             if reply.handed_back:
@@ -260,10 +263,21 @@ class Runner:
                 run.stop()
         if ask.want:
             shift.ready = len(reply.deliveries) >= ask.want
-        for delivery in reply.deliveries:
-            run = Run(delivery)
+
+    async def _start(self, shift: Shift, deliveries: Sequence[Delivery]) -> None:
+        """Start the handlers; of many, the first half gets to run before the rest is started.
+
+        Short tasks of that half are finished then, and the next turn is on its way to the server while the others run.
+        """
+        create_task = asyncio.get_running_loop().create_task
+        half = len(deliveries) // 2 if len(deliveries) >= OVERLAP_FROM else 0
+        runs = [Run(delivery) for delivery in deliveries]
+        for run in runs:
             shift.start(run)
-            task = asyncio.get_running_loop().create_task(self._execute(shift, run))
+        for place, run in enumerate(runs):
+            if half and place == half:
+                await asyncio.sleep(0)
+            task = create_task(self._execute(shift, run))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
