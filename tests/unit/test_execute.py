@@ -87,8 +87,8 @@ def test_an_action_stops_at_its_time_limit_and_says_so() -> None:
     assert outcome == Outcome(moved=64, workers=1, unfinished=True)
 
 
-def test_promotion_goes_on_while_batches_are_full() -> None:
-    send = Script(promote=[[64, b"5"], [3, b"0"]])
+def test_promotion_goes_on_while_there_is_more() -> None:
+    send = Script(promote=[[64, b"5", 1], [3, b"0", 0]])
     assert execute(send, Promote()).promoted == 67
 
 
@@ -101,7 +101,7 @@ def test_the_rest_is_carried_out_in_order() -> None:
 
 
 def test_a_failing_action_does_not_keep_the_others_from_being_tried() -> None:
-    send = Script(reclaim=[redis.ResponseError("WRONGTYPE")], promote=[[1, b"0"]], ring=[redis.ResponseError("later")])
+    send = Script(reclaim=[redis.ResponseError("WRONGTYPE")], promote=[[1, b"0", 0]], ring=[redis.ResponseError("later")])
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         execute(send, Reclaim(Cause.START), Promote(), Ring())
     assert [name for name, _ in send.asked] == ["reclaim", "promote", "ring"]
