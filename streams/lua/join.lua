@@ -1,6 +1,6 @@
 -- join: a new incarnation of a worker ID. What the old one had pending is moved, never run in place.
 -- KEYS: epoch clock counters events bell unique dead workers leases turns streams
--- USES: clock worker move drain pass unknown
+-- USES: clock worker ahead move drain pass unknown
 -- ARGV: now, id of the epoch if there is none, worker, nonce, lease ms, evidence JSON,
 --       nonces of incarnations of this ID that are proven dead, between spaces (or empty), limit, 1 if the last life was fenced by surprise
 -- Reply: ok token lease_now | live holder_evidence ms_left | more (call again) | fenced (this nonce was fenced: take another)
@@ -33,6 +33,8 @@ if row and row.state == 'live' then
     return { 'live', row.evidence, lease_end - lease_now }
   end
   fence(worker, row, 'takeover')
+  -- Now: this call may return before the new incarnation counts.
+  write_cap()
 end
 
 local took_over = row and row.state == 'fenced' and row.token or ''

@@ -36,12 +36,12 @@ local function settle_with_envelope(s, e, worker, retried, moved)
   renumber(e, s[2])
   if outcome == 'retry' then
     e.attempts = number(e.attempts) + 1
-    remember(e, 'retried', worker, cause)
+    remember(e, history_row('retried', worker, cause))
     count('retried', 1)
     delay(e, s, retried)
   elseif outcome == 'parked' then
     e.handbacks = number(e.handbacks) + 1
-    remember(e, 'parked', worker, cause)
+    remember(e, history_row('parked', worker, cause))
     count('parked', 1)
     delay(e, s, retried)
   else
@@ -49,7 +49,7 @@ local function settle_with_envelope(s, e, worker, retried, moved)
       e.attempts = number(e.attempts) + 1
       count('failed', 1)
     end
-    remember(e, outcome, worker, cause)
+    remember(e, history_row(outcome, worker, cause))
     bury(e, cause, err, worker, { s[6], s[7] })
   end
   -- At once: the same entry may stand in this batch a second time, and must not be pending then.
@@ -60,7 +60,7 @@ end
 -- Acknowledges what succeeded, and deletes it before anything else can fail: an entry that is acknowledged and still
 -- there would be neither open nor settled.
 local function settle_succeeded(settlements)
-  local done, stale, ended = {}, 0, {}
+  local done, stale, ended, keyed = {}, 0, {}, {}
   for _, s in ipairs(settlements) do
     if s[3] == 'succeeded' then
       -- The token was checked, so what is pending under this ID is pending to this incarnation.
@@ -68,7 +68,9 @@ local function settle_succeeded(settlements)
         local ids = ended[s[1]] or {}
         ended[s[1]] = ids
         ids[#ids + 1] = s[2]
-        release_unique(s[5], s[4])
+        if s[5] ~= '' then
+          keyed[#keyed + 1] = s
+        end
         done[#done + 1] = { s[4], s[6], s[7] }
       else
         stale = stale + 1
@@ -79,6 +81,9 @@ local function settle_succeeded(settlements)
     for i = 1, #ids, 500 do
       redis.call('XDEL', K.streams[index], unpack(ids, i, math.min(i + 499, #ids)))
     end
+  end
+  for _, s in ipairs(keyed) do
+    release_unique(s[5], s[4])
   end
   return done, stale
 end
