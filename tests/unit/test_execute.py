@@ -101,7 +101,8 @@ def test_the_rest_is_carried_out_in_order() -> None:
 
 
 def test_a_failing_action_does_not_keep_the_others_from_being_tried() -> None:
-    send = Script(reclaim=[redis.ResponseError("WRONGTYPE")], promote=[[1, b"0", 0]], ring=[redis.ResponseError("later")])
+    first, second = redis.ResponseError("WRONGTYPE"), redis.ResponseError("later")
+    send = Script(reclaim=[first], promote=[[1, b"0", 0]], ring=[second])
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         execute(send, Reclaim(Cause.START), Promote(), Ring())
     assert [name for name, _ in send.asked] == ["reclaim", "promote", "ring"]
