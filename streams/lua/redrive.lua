@@ -1,6 +1,6 @@
 -- redrive: dead letters back to the tail of their lane; deliveries and attempts begin again, the history stays.
 -- KEYS: epoch clock counters events bell unique dead streams
--- USES: move
+-- USES: ahead move
 -- ARGV: now, entry IDs in :dead
 -- Reply: for each ID [status, task_id, detail]; status ok (detail: new entry ID) | missing | foreign | exists (detail: holder of the unique key)
 -- Cost: O(IDs)
@@ -24,7 +24,7 @@ local function redrive(id, rows)
   end
   e.deliveries, e.attempts, e.handbacks = nil, nil, nil
   e.token = (tonumber(e.token) or 1) + 1
-  remember(e, 'redriven', '', e.cause)
+  remember(e, history_row('redriven', '', e.cause))
   local new_id = redis.call('XADD', K.streams[LANES[e.lane]], '*', unpack(flat(e)))
   if e.unique then
     redis.call('HSET', K.unique, e.unique, e.task)

@@ -1,15 +1,6 @@
 -- Moves what fenced workers have pending, merged by entry ID over all of them, stream by stream in reading order.
 local BYTES_A_CALL = 262144
 
-local function parse_id(id)
-  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-
-local function before(a, b)
-  return a.ms < b.ms or (a.ms == b.ms and a.seq < b.seq)
-end
-
 -- The pending entries of one worker in one stream, a page at a time.
 local function pending_of(d, stream, page)
   d.stream, d.from, d.page, d.rows, d.at = stream, '-', page, {}, 0
@@ -29,14 +20,13 @@ local function advance(d)
     d.from = '(' .. d.rows[#d.rows][1]
   end
   d.id = d.rows[d.at][1]
-  d.ms, d.seq = parse_id(d.id)
   return true
 end
 
 local function sift_up(heap, i)
   while i > 1 do
     local parent = math.floor(i / 2)
-    if not before(heap[i], heap[parent]) then
+    if not id_before(heap[i].id, heap[parent].id) then
       return
     end
     heap[i], heap[parent] = heap[parent], heap[i]
@@ -48,10 +38,10 @@ local function sift_down(heap)
   local i, n = 1, #heap
   while 2 * i <= n do
     local child = 2 * i
-    if child < n and before(heap[child + 1], heap[child]) then
+    if child < n and id_before(heap[child + 1].id, heap[child].id) then
       child = child + 1
     end
-    if not before(heap[child], heap[i]) then
+    if not id_before(heap[child].id, heap[i].id) then
       return
     end
     heap[i], heap[child] = heap[child], heap[i]

@@ -50,8 +50,7 @@ local function flat(e)
   return f
 end
 
-local function remember(e, what, worker, cause)
-  local row = cjson.encode({ now, what, worker, cause })
+local function remember(e, row)
   if not e.history then
     e.history = row
     return
@@ -61,6 +60,10 @@ local function remember(e, what, worker, cause)
     e.history = string.match(e.history, '\n(.*)$')
   end
   e.history = e.history .. '\n' .. row
+end
+
+local function history_row(what, worker, cause)
+  return cjson.encode({ now, what, worker, cause })
 end
 
 -- A new entry for the same task: its fencing token grows, its first entry ID stays.
@@ -142,26 +145,56 @@ local function place(e)
   return index
 end
 
+local returns = {}
+
+-- The history row of a return: the same for all entries that a script brings back from one worker.
+local function history_of_return(what, worker, cause)
+  local key = cause .. ' ' .. worker
+  local row = returns[key]
+  if not row then
+    row = history_row(what, worker, cause)
+    returns[key] = row
+  end
+  return row
+end
+
+-- The first return of an entry as its producer wrote it: the same as below without taking it apart.
+local function move_first_time(index, id, f, cause, worker, rows)
+  local target = LANES[f[6]] - 1
+  local crashed = WITHOUT_VERDICT[cause]
+  local counter, what = 'handbacks', 'handed back'
+  if crashed then
+    counter, what = 'deliveries', 'reclaimed'
+  end
+  local new_id = redis.call('XADD', K.streams[target], '*', 'task', f[2], 'at', f[4], 'lane', f[6], 'max', f[8], counter, '1',
+    'token', '2', 'first', id, 'history', history_of_return(what, worker, cause), 'body', f[10])
+  rows[#rows + 1] = { f[2], STREAM_NAMES[target], new_id, crashed and 1 or 0, crashed and 0 or 1, id }
+  acknowledge(index, id)
+  return #f[10]
+end
+
 -- Brings the pending entry `id` of K.streams[index] back. `rows` collects the rows of the Moved event.
 -- Returns the bytes that it moved, or nil for a ghost.
 local function move(index, id, cause, worker, rows)
-  local got = redis.call('XRANGE', K.streams[index], id, id)
-  if #got == 0 then
+  local f = fields_of(index, id)
+  if not f then
     redis.call('XACK', K.streams[index], GROUP, id)
     count('ghosts', 1)
     event('Ghost', { worker = worker, entries = { { STREAM_NAMES[index], id } } })
     return nil
   end
-  local f = got[1][2]
   if not is_well_formed(f) then
     bury_foreign(index, id, f, worker)
     return #(f[#f] or '')
+  end
+  if #f == 10 and (f[8] ~= '1' or not WITHOUT_VERDICT[cause]) then
+    return move_first_time(index, id, f, cause, worker, rows)
   end
   local e = envelope(f)
   renumber(e, id)
   if WITHOUT_VERDICT[cause] then
     e.deliveries = number(e.deliveries) + 1
-    remember(e, 'reclaimed', worker, cause)
+    remember(e, history_of_return('reclaimed', worker, cause))
     if e.deliveries >= tonumber(e.max) then
       bury(e, 'max_deliveries', 'came back ' .. e.deliveries .. ' times without a verdict, last: ' .. cause, worker)
       acknowledge(index, id)
@@ -169,7 +202,7 @@ local function move(index, id, cause, worker, rows)
     end
   else
     e.handbacks = number(e.handbacks) + 1
-    remember(e, 'handed back', worker, cause)
+    remember(e, history_of_return('handed back', worker, cause))
   end
   local target = place(e)
   if target ~= SUSPECT then
