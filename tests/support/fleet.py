@@ -164,7 +164,7 @@ class Fleet:
             "RECLAIMD_WORKER_LEASE": lease or self.lease,
             "RECLAIMD_WORKER_STATE_DIR": str(self.folder / "state"),
             "TASK_FOLDER": str(self.folder),
-            "PYTHONPATH": str(TESTS),
+            "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
         arguments = ["--id", name, "--processes", str(processes), "--concurrency", str(concurrency)]
         for queue in queues:
