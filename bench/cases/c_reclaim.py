@@ -13,25 +13,30 @@ from reclaimd.streams.keys import Partition
 
 DEAD = [f"dead-{number}" for number in range(8)]
 LIMIT = 500
+FLOORS = {
+    "Lua, XCLAIM": "floor_move_claim",
+    "Lua, XRANGE": "floor_move_range",
+    "Lua, XCLAIM, writing the fields of a return": "floor_move_fields",
+}
 
 
 def measure(stage: Stage) -> list[Figure]:
-    """Entries a second, by plain calls and by the daemon's executor, over two bare Lua loops."""
+    """Entries a second, by plain calls and by the daemon's executor, over bare Lua loops."""
     count = stage.size(100_000, 2_000)
     plain: list[float] = []
     executor: list[float] = []
-    floors: dict[str, list[float]] = {"Lua, XCLAIM": [], "Lua, XRANGE": []}
+    floors: dict[str, list[float]] = {name: [] for name in FLOORS}
     for _ in stage.rounds(f"reclaim of {count:,} orphans"):
         stage.clear()
-        for script, values in zip(("floor_move_claim", "floor_move_range"), floors.values(), strict=True):
-            values.append(count / _floor(stage, script, count))
+        for name, script in FLOORS.items():
+            floors[name].append(count / _floor(stage, script, count))
         plain.append(count / _plain(stage, count))
         executor.append(count / _executor(stage, count))
-    name = f"reclaim of {count:,} orphans of {len(DEAD)} workers"
+    what = f"reclaim of {count:,} orphans of {len(DEAD)} workers"
     aim = Aim(0.8, of_floor=True)
     return [
-        Figure("c", f"{name}, {LIMIT} a call", "/s", plain, floors, aim),
-        Figure("c", f"{name}, by the daemon's executor", "/s", executor, floors, aim),
+        Figure("c", f"{what}, {LIMIT} a call", "/s", plain, floors, aim),
+        Figure("c", f"{what}, by the daemon's executor", "/s", executor, floors, aim),
     ]
 
 
