@@ -54,6 +54,7 @@ class Judge:
     tasks: dict[str, Known] = field(default_factory=dict)
     expected: Counter[str] = field(default_factory=Counter)
     foreign: set[str] = field(default_factory=set)
+    last_turns: dict[str, int] = field(default_factory=dict)
     moved_in_step: list[tuple[Place, Place]] = field(default_factory=list)
 
     def judge(self, step: Step, before: Snapshot, after: Snapshot) -> None:
@@ -72,15 +73,17 @@ class Judge:
         self._count(step, before, after, effective)
         self._clock(step, before, after)
         check_shape(self.tasks, after)
-        late = step.kind == "turn" and step.number <= int(before.turns.get(step.worker, 0))
+        late = step.kind == "turn" and step.number <= self.last_turns.get(step.token, 0)
         if step.kind in {"turn", "beat", "leave"} and (late or not before.is_current(step.worker, step.token)):
             self._refused_whole(step, before, after)
+        if step.kind == "turn" and before.is_current(step.worker, step.token):
+            self.last_turns[step.token] = max(step.number, self.last_turns.get(step.token, 0))
 
     def _effective(self, step: Step, before: Snapshot) -> dict[tuple[str, str], str]:
         """The verdicts that may have an effect: the token is current and the entry still pending to it."""
         if step.kind != "turn" or not before.is_current(step.worker, step.token):
             return {}
-        if step.number <= int(before.turns.get(step.worker, 0)):
+        if step.number <= self.last_turns.get(step.token, 0):
             return {}
         effective: dict[tuple[str, str], str] = {}
         for v in step.verdicts:
@@ -338,7 +341,7 @@ class Judge:
         for status in step.statuses if step.kind == "enqueue" else ():
             self.expected[{"ok": "enqueued", "duplicate": "duplicates", "exists": "exists"}[status]] += 1
         current = step.kind == "turn" and before.is_current(step.worker, step.token)
-        late = current and step.number <= int(before.turns.get(step.worker, 0))
+        late = current and step.number <= self.last_turns.get(step.token, 0)
         if step.kind == "turn" and not late:
             unsettled = len(step.verdicts) - len(effective)
             self.expected["stale" if current else "fenced"] += unsettled if current else len(step.verdicts)

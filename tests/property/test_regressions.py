@@ -37,7 +37,7 @@ def test_a_fenced_worker_wakes_and_settles_nothing(state: Partition) -> None:
 
 def test_a_late_audit_does_not_hand_back_what_runs(state: Partition) -> None:
     state.enqueue([task("t4"), task("t5")], ANSWERED)
-    state.turn(0, 1, [], True, LATE)
+    state.turn(0, 0, [], True, LATE)
     state.turn(0, 1, [], True, ANSWERED)
     state.start("b", 900, 0, False, 100, ANSWERED)
     state.arrive(0)
