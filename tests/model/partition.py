@@ -18,7 +18,8 @@ WITHOUT_VERDICT = frozenset({"lease_expired", "takeover", "released", "unknown"}
 WAITING, NOBODY = "", "?"
 
 Event: TypeAlias = tuple[object, ...]
-Settlement: TypeAlias = tuple[int, int, str, str]
+Settlement: TypeAlias = tuple[int, int, str, str, int]
+"""Stream, entry ID, outcome, task, delay of the next attempt."""
 Ref: TypeAlias = tuple[int, int]
 
 
@@ -39,7 +40,10 @@ class Entry(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A worker row; `state` is live, fenced or gone; `cause` is empty while it lives."""
+    """A worker row; `state` is live, fenced or gone; `cause` is empty while it lives.
+
+    `ended`: lease time when its lease ended or it was fenced, whichever came first; of a gone row the wall time of its end.
+    """
 
     state: str
     counter: int
@@ -47,6 +51,7 @@ class Row(NamedTuple):
     term: int
     host: str
     cause: str = ""
+    ended: int = 0
 
     @property
     def token(self) -> tuple[int, int]:
@@ -83,7 +88,7 @@ class Draft:
     """A state while a script runs: scripts are atomic, so nobody sees it half done."""
 
     def __init__(self, state: State, now: int, rules: Rules) -> None:
-        self.before, self.now, self.rules = state, now, rules
+        self.now, self.rules = now, rules
         self.streams = list(state.streams)
         self.workers, self.leases, self.turns = dict(state.workers), dict(state.leases), dict(state.turns)
         self.delayed, self.dead = list(state.delayed), list(state.dead)
@@ -111,8 +116,7 @@ class Draft:
 
     def tick(self) -> None:
         """Advances lease time by the wall time since the last script, clamped."""
-        terms = [row.term for row in self.workers.values() if row.state == "live"]
-        cap = min(terms) // 3 if terms else DEFAULT_CAP
+        cap = shortest_term(self.workers.values()) // 3 or DEFAULT_CAP
         if self.wall is None:
             self.wall = self.lease = self.now
         elapsed = max(self.now - self.wall, 0)
@@ -141,6 +145,11 @@ class Draft:
         wanted = frozenset(owners)
         return [(i, e) for i, stream in enumerate(self.streams) for e in stream if e.owner in wanted]
 
+    def delay(self, due: int, task: str, entry: Entry) -> None:
+        """Sets the task aside until `due`; it is there at most once."""
+        self.delayed = [row for row in self.delayed if row[1] != task]
+        self.delayed.append((due, task, entry))
+
     def live(self, worker: str) -> Row | None:
         """The row of a worker that lives."""
         row = self.workers.get(worker)
@@ -159,7 +168,9 @@ class Draft:
         """From here on nothing of this incarnation is accepted."""
         row = self.workers.get(worker, Row("gone", 0, 0, 0, ""))
         if self.rules.reclaim_fences or cause != "lease_expired":
-            self.workers[worker] = row._replace(state="fenced", cause=cause)
+            ended = min(self.leases.get(worker, self.lease), self.lease)
+            term = 0 if cause == "unknown" else row.term
+            self.workers[worker] = row._replace(state="fenced", cause=cause, ended=ended, term=term)
         self.leases[worker] = 0
         self.events.append(("WorkerFenced", worker, row.token, cause))
 
@@ -167,6 +178,11 @@ class Draft:
         """Frees the key if this task holds it."""
         if key and self.unique.get(key) == task:
             del self.unique[key]
+
+
+def shortest_term(rows: Iterable[Row]) -> int:
+    """The shortest lease of those that live; 0 when nobody does."""
+    return min((row.term for row in rows if row.state == "live"), default=0)
 
 
 def place(entry: Entry) -> int:
@@ -213,7 +229,8 @@ def finish(d: Draft, worker: str) -> None:
     d.leases.pop(worker, None)
     row = d.workers.get(worker)
     if row is not None and row.state == "fenced":
-        d.workers[worker] = row._replace(state="gone")
+        d.turns.pop(worker, None)
+        d.workers[worker] = row._replace(state="gone", ended=d.now)
         d.events.append(("WorkerGone", worker, row.token, row.cause))
 
 
@@ -237,9 +254,11 @@ def fence_expired(d: Draft) -> None:
             d.fence(worker, "lease_expired")
 
 
-def run_pass(d: Draft, limit: int) -> int:
-    """Continues the running pass, else begins one with all that are fenced. Returns how many entries it moved."""
-    fence_expired(d)
+def run_pass(d: Draft, limit: int) -> tuple[int, bool, int]:
+    """Continues the running pass, else begins one with all that are fenced.
+
+    Returns how many entries it moved, whether it stopped with some left, and how many workers the pass has.
+    """
     members = [w for w, score in sorted(d.leases.items()) if score == -1]
     if not members:
         members = [w for w, score in sorted(d.leases.items()) if score == 0]
@@ -250,7 +269,7 @@ def run_pass(d: Draft, limit: int) -> int:
     if not more:
         for worker in members:
             finish(d, worker)
-    return moved
+    return moved, more, len(members)
 
 
 def drain_one(d: Draft, worker: str, limit: int) -> tuple[int, bool]:
@@ -260,10 +279,8 @@ def drain_one(d: Draft, worker: str, limit: int) -> tuple[int, bool]:
         if not more:
             finish(d, worker)
         return moved, more
-    moved = 0
-    while d.leases.get(worker, 1) <= 0:
-        passed = run_pass(d, limit - moved)
+    moved, more = 0, False
+    while not more and d.leases.get(worker, 1) <= 0:
+        passed, more, _ = run_pass(d, limit - moved)
         moved += passed
-        if moved >= limit and d.leases.get(worker, 1) <= 0:
-            return moved, True
-    return moved, False
+    return moved, more

@@ -54,7 +54,7 @@ def enqueue(
         return d.step("exists", d.unique[unique])
     entry = Entry(0, task, lane, max_deliveries, unique=unique)
     if delay:
-        d.delayed.append((now + delay, task, entry))
+        d.delay(now + delay, task, entry)
     else:
         d.append(LANE[lane], entry)
     d.seen.add((bucket, task))
@@ -117,11 +117,11 @@ def beat(state: State, now: int, worker: str, token: tuple[int, int], rules: Rul
 
 
 def _settle(d: Draft, worker: str, settlement: Settlement) -> bool:
-    index, entry_id, outcome, task = settlement
+    index, entry_id, outcome, task, delay = settlement
     entry = d.find(index, entry_id, worker)
     if entry is None:
         if outcome == "retry" and not d.rules.retry_checks_pending:
-            d.delayed.append((d.now, task, Entry(entry_id, task, "normal", 5, attempts=1)))
+            d.delay(d.now, task, Entry(entry_id, task, "normal", 5, attempts=1))
         return False
     if outcome == "handback":
         move(d, index, entry, "handback", worker)
@@ -137,7 +137,7 @@ def _settle(d: Draft, worker: str, settlement: Settlement) -> bool:
     if outcome in ("retry", "parked"):
         if outcome == "parked":
             failed = failed._replace(handbacks=failed.handbacks + 1)
-        d.delayed.append((d.now, task, failed))
+        d.delay(d.now + delay, task, failed)
         d.events.append(("Retried", worker, task, outcome))
     else:
         bury(d, failed, outcome, worker)
@@ -176,9 +176,9 @@ def turn(
     suspects: bool = True,
     rules: Rules = SOUND,
 ) -> Step:
-    """Token, number, renew, settle, audit (when `running` is given), read.
+    """Token, number, renew, settle (first what succeeded), audit (when `running` is given), read.
 
-    `ok` entries handed_back stale, `fenced`, or `late` when a turn with this number or a higher one was executed.
+    `ok` entries handed_back stale lost, `fenced`, or `late` when a turn with this number or a higher one was executed.
     """
     d = Draft(state, now, rules)
     row = d.current(worker, token) if rules.turn_checks_token else d.workers.get(worker)
@@ -193,17 +193,20 @@ def turn(
     d.tick()
     if row.state == "live":
         d.renew(worker, row)
-    settled = [_settle(d, worker, s) for s in settlements]
+    settled = [_settle(d, worker, s) for s in sorted(settlements, key=lambda s: s[2] != "succeeded")]
     handed_back = 0
+    lost: list[Ref] = []
     if running is not None:
         spared = set(running) if rules.audit_spares_running else set()
         for index, entry in d.pending([worker]):
             if (index, entry.id) not in spared:
                 move(d, index, entry, "audit", worker)
                 handed_back += 1
+        held = {(index, entry.id) for index, entry in d.pending([worker])}
+        lost = [ref for ref in running if ref not in held]
     taken = [] if d.paused else _take(d, worker, want, suspects)
     d.events += [("Started", worker, e.task, i, e.id) for i, e in taken]
-    return d.step("ok", tuple(taken), handed_back, settled.count(False))
+    return d.step("ok", tuple(taken), handed_back, settled.count(False), tuple(lost))
 
 
 def leave(state: State, now: int, worker: str, token: tuple[int, int], limit: int = 1000, rules: Rules = SOUND) -> Step:
@@ -221,15 +224,26 @@ def leave(state: State, now: int, worker: str, token: tuple[int, int], limit: in
     return d.step("more" if more else "ok", moved)
 
 
-def release(state: State, now: int, worker: str, nonce: int, limit: int = 1000, rules: Rules = SOUND) -> Step:
-    """The parent saw this nonce die: fence it, move what it had. `ok`, `more`, or `gone`: not the holder."""
+def release(
+    state: State,
+    now: int,
+    worker: str,
+    nonce: int,
+    limit: int = 1000,
+    rules: Rules = SOUND,
+    cause: str = "released",
+) -> Step:
+    """The parent saw this nonce die: fence it, move what it had. `ok`, `more`, or `gone`: not the holder.
+
+    `cause`: `left` when it died because it was told to stop.
+    """
     d = Draft(state, now, rules)
     d.tick()
     row = d.workers.get(worker)
     if row is None or row.nonce != nonce or row.state == "gone":
         return d.step("gone", 0)
     if row.state == "live":
-        d.fence(worker, "released")
+        d.fence(worker, cause)
     moved, more = drain_one(d, worker, limit)
     return d.step("more" if more else "ok", moved)
 
@@ -244,8 +258,8 @@ def reclaim(state: State, now: int, limit: int = 1000, look: bool = False, rules
             row = d.workers.get(owner)
             if row is None or row.state == "gone":
                 d.fence(owner, "unknown")
-    moved = run_pass(d, limit)
-    return d.step("ok", moved, any(score <= 0 for score in d.leases.values()))
+    moved, _, workers = run_pass(d, limit)
+    return d.step("ok", moved, any(score <= 0 for score in d.leases.values()), workers)
 
 
 def view(state: State, now: int, rules: Rules = SOUND) -> Step:
@@ -264,11 +278,11 @@ def promote(state: State, now: int, limit: int = 1000, rules: Rules = SOUND) -> 
         d.delayed.remove(row)
         d.append(place(entry) if rules.promote_knows_suspects else LANE[entry.lane], entry)
         d.events.append(("Promoted", entry.task))
-    return d.step("ok", len(due))
+    return d.step("ok", len(due), min((row[0] for row in d.delayed), default=0))
 
 
 def redrive(state: State, now: int, dead_id: int, rules: Rules = SOUND) -> Step:
-    """A dead letter back to the tail of its lane, counts at 0. `ok`, `missing`, `exists`: its unique key is taken."""
+    """A dead letter back to the tail of its lane, counts at 0. `ok`, `missing`, or `exists`: its unique key is taken."""
     d = Draft(state, now, rules)
     found = next((row for row in d.dead if row[0] == dead_id), None)
     if found is None:
@@ -283,6 +297,34 @@ def redrive(state: State, now: int, dead_id: int, rules: Rules = SOUND) -> Step:
     d.dead.remove(found)
     d.events.append(("Redriven", entry.task))
     return d.step("ok", entry.task)
+
+
+def purge(state: State, now: int, dead_id: int, rules: Rules = SOUND) -> Step:
+    """Deletes a dead letter: `ok` or `missing`."""
+    d = Draft(state, now, rules)
+    found = next((row for row in d.dead if row[0] == dead_id), None)
+    if found is None:
+        return d.step("missing")
+    d.dead.remove(found)
+    d.events.append(("Purged", found[2].task))
+    return d.step("ok")
+
+
+def cleanup(state: State, now: int, older_than: int, rules: Rules = SOUND) -> Step:
+    """Forgets the workers that have been gone for that long."""
+    d = Draft(state, now, rules)
+    old = [w for w, row in sorted(d.workers.items()) if row.state == "gone" and now - row.ended >= older_than]
+    for worker in old:
+        del d.workers[worker]
+    return d.step("ok", tuple(old))
+
+
+def stray_read(state: State, now: int, consumer: str, index: int, count: int, rules: Rules = SOUND) -> Step:
+    """Somebody reads outside the protocol, under any name."""
+    d = Draft(state, now, rules)
+    chosen = [e.id for e in d.streams[index] if e.owner == WAITING][:count]
+    d.streams[index] = tuple(e._replace(owner=consumer) if e.id in chosen else e for e in d.streams[index])
+    return d.step("ok")
 
 
 def pause(state: State, now: int, paused: bool, rules: Rules = SOUND) -> Step:

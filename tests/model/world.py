@@ -359,7 +359,7 @@ class Explorer:
         choices.append((None, ""))
         chosen: Run | None
         for chosen, outcome in choices:
-            done = proc.done if chosen is None else (*proc.done, (chosen[0], chosen[1], outcome, chosen[2]))
+            done = proc.done if chosen is None else (*proc.done, (chosen[0], chosen[1], outcome, chosen[2], 0))
             running = tuple(r for r in proc.running if r != chosen)
             ready = proc._replace(running=running, done=done, number=proc.number + 1)
             yield from self._turn(w, ready, 4 if done else 6, audit=proc.audit)
