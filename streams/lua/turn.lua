@@ -53,7 +53,7 @@ local function audit(running)
     end
   end
   if #rows > 0 then
-    event('Moved', { cause = 'audit', worker = worker, late_ms = 0, tasks = rows })
+    event_of_rows('Moved', { cause = 'audit', worker = worker, late_ms = 0 }, rows)
     ring()
   end
   count('handed_back', handed_back)
@@ -77,7 +77,7 @@ local function deliver(entries, started, i, n)
     local id, f = entry[1], entry[2]
     if is_well_formed(f) then
       entries[#entries + 1] = { i, id, f }
-      started[#started + 1] = { f[2], math.max(0, now - f[4]), id }
+      started[#started + 1] = string.format('["%s",%.0f,"%s"]', f[2], math.max(0, now - f[4]), id)
       taken = taken + 1
     else
       bury_foreign(i, id, f, worker)
@@ -106,7 +106,7 @@ local function take()
   write_acknowledged()
   if #started > 0 then
     count('started', #started)
-    event('Started', { worker = worker, token = token, tasks = started })
+    event_of_rows('Started', { worker = worker, token = token }, started)
   end
   -- More may be there: it got all that it asked for, or what it got was no work.
   if left == 0 or buried > 0 then

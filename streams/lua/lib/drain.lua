@@ -115,7 +115,7 @@ local function drain(dead, limit)
   write_acknowledged()
   for _, d in ipairs(dead) do
     if #d.moved > 0 then
-      event('Moved', { cause = d.row.cause, worker = d.worker, late_ms = math.max(0, lease_now - d.row.ended), tasks = d.moved })
+      event_of_rows('Moved', { cause = d.row.cause, worker = d.worker, late_ms = math.max(0, lease_now - d.row.ended) }, d.moved)
       ring()
     end
     if WITHOUT_VERDICT[d.row.cause] then

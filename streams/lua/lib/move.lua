@@ -15,9 +15,14 @@ local function is_count(text)
   return #text <= 15 and string.find(text, '^%d+$') ~= nil
 end
 
+-- All that moving needs; whether the numbers are numbers is judged when the entry is delivered.
+local function is_whole(f)
+  return f[1] == 'task' and f[3] == 'at' and f[5] == 'lane' and f[7] == 'max' and f[#f - 1] == 'body' and LANES[f[6]] ~= nil
+    and #f[2] <= 128 and string.find(f[2], '^[%w._:-]+$') ~= nil
+end
+
 local function is_well_formed(f)
-  local good = f[1] == 'task' and f[3] == 'at' and f[5] == 'lane' and f[7] == 'max' and f[#f - 1] == 'body' and #f[2] <= 128
-    and string.find(f[2], '^[%w._:-]+$') ~= nil and LANES[f[6]] ~= nil and is_count(f[4]) and is_count(f[8])
+  local good = is_whole(f) and is_count(f[4]) and is_count(f[8])
   for i = 9, good and #f - 2 or 0, 2 do
     good = good and (not COUNTS[f[i]] or is_count(f[i + 1]))
   end
@@ -149,13 +154,21 @@ local returns = {}
 
 -- The history row of a return: the same for all entries that a script brings back from one worker.
 local function history_of_return(what, worker, cause)
-  local key = cause .. ' ' .. worker
-  local row = returns[key]
-  if not row then
-    row = history_row(what, worker, cause)
-    returns[key] = row
+  local rows = returns[worker]
+  if not rows then
+    rows = {}
+    returns[worker] = rows
   end
-  return row
+  if not rows[cause] then
+    rows[cause] = history_row(what, worker, cause)
+  end
+  return rows[cause]
+end
+
+-- Task IDs and entry IDs need no escaping in JSON.
+local function moved_row(task, target, new_id, deliveries, handbacks, id)
+  return '["' .. task .. '","' .. STREAM_NAMES[target] .. '","' .. new_id .. '",' .. deliveries .. ',' .. handbacks .. ',"' .. id
+    .. '"]'
 end
 
 -- The first return of an entry as its producer wrote it: the same as below without taking it apart.
@@ -168,12 +181,12 @@ local function move_first_time(index, id, f, cause, worker, rows)
   end
   local new_id = redis.call('XADD', K.streams[target], '*', 'task', f[2], 'at', f[4], 'lane', f[6], 'max', f[8], counter, '1',
     'token', '2', 'first', id, 'history', history_of_return(what, worker, cause), 'body', f[10])
-  rows[#rows + 1] = { f[2], STREAM_NAMES[target], new_id, crashed and 1 or 0, crashed and 0 or 1, id }
+  rows[#rows + 1] = moved_row(f[2], target, new_id, crashed and '1' or '0', crashed and '0' or '1', id)
   acknowledge(index, id)
   return #f[10]
 end
 
--- Brings the pending entry `id` of K.streams[index] back. `rows` collects the rows of the Moved event.
+-- Brings the pending entry `id` of K.streams[index] back. `rows` collects the rows of the Moved event, as JSON.
 -- Returns the bytes that it moved, or nil for a ghost.
 local function move(index, id, cause, worker, rows)
   local f = fields_of(index, id)
@@ -183,7 +196,7 @@ local function move(index, id, cause, worker, rows)
     event('Ghost', { worker = worker, entries = { { STREAM_NAMES[index], id } } })
     return nil
   end
-  if not is_well_formed(f) then
+  if not is_whole(f) then
     bury_foreign(index, id, f, worker)
     return #(f[#f] or '')
   end
@@ -195,7 +208,7 @@ local function move(index, id, cause, worker, rows)
   if WITHOUT_VERDICT[cause] then
     e.deliveries = number(e.deliveries) + 1
     remember(e, history_of_return('reclaimed', worker, cause))
-    if e.deliveries >= tonumber(e.max) then
+    if e.deliveries >= (tonumber(e.max) or 1) then
       bury(e, 'max_deliveries', 'came back ' .. e.deliveries .. ' times without a verdict, last: ' .. cause, worker)
       acknowledge(index, id)
       return #e.body
@@ -209,7 +222,7 @@ local function move(index, id, cause, worker, rows)
     target = target - 1
   end
   local new_id = redis.call('XADD', K.streams[target], '*', unpack(flat(e)))
-  rows[#rows + 1] = { e.task, STREAM_NAMES[target], new_id, number(e.deliveries), number(e.handbacks), id }
+  rows[#rows + 1] = moved_row(e.task, target, new_id, number(e.deliveries), number(e.handbacks), id)
   acknowledge(index, id)
   return #e.body
 end

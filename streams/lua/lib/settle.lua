@@ -113,7 +113,7 @@ local function settle_all(settlements, worker, token)
     event('Retried', { worker = worker, token = token, tasks = retried })
   end
   if #moved > 0 then
-    event('Moved', { cause = 'handback', worker = worker, late_ms = 0, tasks = moved })
+    event_of_rows('Moved', { cause = 'handback', worker = worker, late_ms = 0 }, moved)
     ring()
   end
   count('stale', stale)
