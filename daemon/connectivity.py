@@ -4,8 +4,8 @@ import time
 
 import anyio
 
-from reclaimd.daemon.log import get_logger
 from reclaimd.streams.errors import RedisUnreachable, RedisUnusable, Unusable
+from reclaimd.streams.logs import get_logger
 
 # What is true of the whole server, not of one queue: asking again for each queue would only add to its trouble.
 _SERVER_WIDE = frozenset({Unusable.READ_ONLY, Unusable.LOADING, Unusable.CLUSTER_DOWN, Unusable.PASSWORD})

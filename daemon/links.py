@@ -14,9 +14,9 @@ import anyio
 import redis
 
 from reclaimd.daemon.connectivity import Connectivity, is_server_wide
-from reclaimd.daemon.log import get_logger
 from reclaimd.streams import redis_log
 from reclaimd.streams.errors import RedisUnreachable, RedisUnusable
+from reclaimd.streams.logs import get_logger
 from reclaimd.streams.redis_log import AsyncClient
 from reclaimd.streams.scripts import Call
 

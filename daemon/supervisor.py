@@ -14,7 +14,6 @@ from reclaimd.daemon.connectivity import Connectivity
 from reclaimd.daemon.health import Health
 from reclaimd.daemon.http import make_app, serve_http
 from reclaimd.daemon.links import Link, Links
-from reclaimd.daemon.log import get_logger
 from reclaimd.daemon.loops.events import EventsLoop, reading_timeout
 from reclaimd.daemon.loops.fleet import Fleet
 from reclaimd.daemon.loops.narrator import Narrator
@@ -27,6 +26,7 @@ from reclaimd.metrics.collector import ViewCollector
 from reclaimd.metrics.instruments import new_registry
 from reclaimd.streams.addresses import parse_listen, redacted
 from reclaimd.streams.errors import RedisUnusable
+from reclaimd.streams.logs import get_logger
 from reclaimd.streams.settings import Settings
 
 LAYOUT = 1

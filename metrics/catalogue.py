@@ -15,7 +15,7 @@ FENCING_CAUSES = ("lease_expired", "takeover", "released", "left", "unknown")
 RECLAIM_CAUSES = ("lease_expired", "takeover", "released", "unknown")
 DEAD_CAUSES = (
     "max_deliveries",
-    "retries_exhausted",
+    "raised",
     "not_retryable",
     "timeout",
     "unencodable_result",

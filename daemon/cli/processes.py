@@ -17,9 +17,9 @@ from reclaimd.streams.ids import check_worker_id
 
 
 def _with_logs(config: Config) -> Config:
-    from reclaimd.daemon import log
+    from reclaimd.streams import logs
 
-    log.set_up(config.daemon.log_format, config.daemon.log_level)
+    logs.set_up(config.daemon.log_format, config.daemon.log_level)
     return config
 
 

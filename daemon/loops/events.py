@@ -11,13 +11,13 @@ import anyio
 import redis
 
 from reclaimd.daemon.links import Link
-from reclaimd.daemon.log import get_logger
 from reclaimd.daemon.loops.narrator import Narrator
 from reclaimd.daemon.loops.shell import Context, Loop
 from reclaimd.metrics.from_events import EventObserver
 from reclaimd.streams.events import Batch, decode_batch
 from reclaimd.streams.ids import EntryID
 from reclaimd.streams.keys import Partition
+from reclaimd.streams.logs import get_logger
 from reclaimd.streams.redis_log import REPLY_TIMEOUT, AsyncClient
 
 NAME = "events"

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import anyio
 from anyio.abc import TaskGroup
 
-from reclaimd.daemon.log import get_logger
 from reclaimd.daemon.loops.events import EventsLoop
 from reclaimd.daemon.loops.partition import PartitionLoop
 from reclaimd.daemon.loops.shell import Context, Loop
@@ -14,6 +13,7 @@ from reclaimd.streams.errors import InvalidTask
 from reclaimd.streams.events import Batch, Enqueued, Moved, Promoted, Redriven, Retried, WorkerFenced, WorkerJoined
 from reclaimd.streams.ids import check_queue
 from reclaimd.streams.keys import Partition, queues_key
+from reclaimd.streams.logs import get_logger
 
 DISCOVERY = "discovery"
 

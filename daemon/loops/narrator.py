@@ -8,11 +8,11 @@ import redis
 from prometheus_client import Counter
 
 from reclaimd.daemon.links import Links
-from reclaimd.daemon.log import get_logger
 from reclaimd.daemon.loops.narration import Line, narrate
 from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.events import Batch, decode_batch
+from reclaimd.streams.logs import get_logger
 from reclaimd.streams.redis_log import AsyncClient
 
 SLICE = 20

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from reclaimd.daemon.actions import Cleanup, Reclaim, Retain
 from reclaimd.daemon.execute import Executor, Outcome
-from reclaimd.daemon.log import get_logger
 from reclaimd.daemon.loops.shell import Context, Loop
 from reclaimd.daemon.recovery import WAITING_MS, Memory, Plan, plan
 from reclaimd.daemon.view import PartitionView, decode_view
 from reclaimd.streams import scripts
 from reclaimd.streams.keys import Partition
+from reclaimd.streams.logs import get_logger
 
 NAME = "partition"
 

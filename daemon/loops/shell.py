@@ -8,10 +8,10 @@ import anyio
 from reclaimd.daemon.connectivity import Connectivity, is_server_wide
 from reclaimd.daemon.health import Health
 from reclaimd.daemon.links import Links
-from reclaimd.daemon.log import get_logger
 from reclaimd.daemon.loops.alarm import Alarm
 from reclaimd.daemon.stolen import Stolen
 from reclaimd.metrics.instruments import Instruments
+from reclaimd.streams.logs import get_logger
 from reclaimd.streams.settings import Settings
 
 FIRST_BACKOFF = 0.1

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import anyio
 import msgspec
 
-from reclaimd.daemon.log import get_logger
 from reclaimd.daemon.loops.events import EventsLoop
 from reclaimd.daemon.loops.fleet import Fleet
 from reclaimd.daemon.loops.narrator import Narrator
 from reclaimd.daemon.loops.partition import PartitionLoop
 from reclaimd.daemon.loops.shell import Context
+from reclaimd.streams.logs import get_logger
 
 log = get_logger(__name__)
 
