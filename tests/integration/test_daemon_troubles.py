@@ -188,7 +188,7 @@ async def test_a_port_in_use_is_refused_with_one_error(server: Server) -> None:
 SERVE = """
 import sys, anyio
 from functools import partial
-from reclaimd.daemon.log import set_up
+from reclaimd.streams.logs import set_up
 from reclaimd.daemon.supervisor import serve
 from reclaimd.streams.settings import Settings
 set_up("json", "info")
