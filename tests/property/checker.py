@@ -76,6 +76,9 @@ class Judge:
         late = step.kind == "turn" and step.number <= self.last_turns.get(step.token, 0)
         if step.kind in {"turn", "beat", "leave"} and (late or not before.is_current(step.worker, step.token)):
             self._refused_whole(step, before, after)
+        elif step.kind == "turn" and step.audited is not None:
+            known = set(before.owned_by(step.worker)) - set(step.audited)
+            assert not known & set(after.owned_by(step.worker)), f"an audit left what does not run: {step}"
         if step.kind == "turn" and before.is_current(step.worker, step.token):
             self.last_turns[step.token] = max(step.number, self.last_turns.get(step.token, 0))
 

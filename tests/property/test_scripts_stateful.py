@@ -37,13 +37,13 @@ class RestartingPartition(Partition):
 
 @pytest.mark.flavours("valkey")
 def test_promises_hold_under_any_interleaving(server: Server) -> None:
-    explore(on(server), examples=60, steps=60)
+    explore(on(server), examples=30, steps=60)
 
 
 @pytest.mark.flavours("valkey")
 def test_promises_hold_when_the_server_restarts(fresh_server: FreshServer, flavour: str) -> None:
     server = fresh_server(flavour, appendonly="yes", appendfsync="everysec")
-    explore(on(server, RestartingPartition), examples=5, steps=40)
+    explore(on(server, RestartingPartition), examples=4, steps=40)
 
 
 @pytest.mark.soak

@@ -90,13 +90,10 @@ end
 
 local function settle_all(settlements, worker, token)
   local done, stale = settle_succeeded(settlements)
-  local retried, moved, seen = {}, {}, {}
+  local retried, moved = {}, {}
   for _, s in ipairs(settlements) do
     if s[3] ~= 'succeeded' then
-      -- Acknowledging waits for the end, so a second verdict on the same entry would find it pending.
-      local place = s[1] .. ' ' .. s[2]
-      local e = not seen[place] and pending_envelope(s, worker)
-      seen[place] = true
+      local e = pending_envelope(s, worker)
       if e then
         settle_with_envelope(s, e, worker, retried, moved)
       else
