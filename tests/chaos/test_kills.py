@@ -174,6 +174,8 @@ def test_nothing_is_handed_back_while_its_handler_still_runs(fleet: Fleet) -> No
     late = [line for line in fleet.journal("alive") if line["pid"] == first["pid"] and line["at"] > second["at"]]
     assert late == []
     assert second["token"] == 2
+    # It did not leave by itself, which would have been a moment too early: its parent released it.
+    assert "left" not in fleet.counters()
     heir.kill_all()
 
 

@@ -1,5 +1,7 @@
 """Workers behind a proxy that cuts replies, and a network that swallows everything."""
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from chaos.history import check_one_owner, runs_of
 from reclaimd.streams.lua_source import load_script
 from support import task_app
-from support.fleet import MAIL, Fleet, is_alive
+from support.fleet import MAIL, Fleet, is_alive, process_state
 from support.proxy import Proxy, Request
 from support.waiting import wait_until
 
@@ -33,16 +35,21 @@ def settles(request: Request) -> bool:
 @pytest.mark.parametrize("after", [0, 20])
 def test_a_turns_reply_cut_in_the_middle_loses_and_doubles_nothing(fleet: Fleet, proxy: Proxy, after: int) -> None:
     fleet.raw("SCRIPT", "LOAD", TURN.source)
-    worker = fleet.start("w", url=fleet.server.url_at(proxy.port))
+    # Of the audits that come by themselves, none comes in time.
+    worker = fleet.start("w", url=fleet.server.url_at(proxy.port), RECLAIMD_WORKER_AUDIT_EVERY="1000")
+    # Its first turns are audits in any case.
+    fleet.enqueue(task_app.noop)
+    fleet.wait_counter("succeeded")
+    wait_until(lambda: not sum(fleet.view()["pending"].values()), "the first turns to be over")
     cut = proxy.cut_reply(after, match=is_turn, times=4)
     ids = [fleet.enqueue(task_app.note, n) for n in range(50)]
-    fleet.wait_counter("succeeded", 50)
+    fleet.wait_counter("succeeded", 51)
     assert cut.done == 4
     lines = fleet.journal("note")
     assert sorted(line["task"] for line in lines) == sorted(ids)
     counters = fleet.counters()
     # What came with a lost reply was handed back by an audit before it ran anywhere.
-    assert counters["succeeded"] == 50
+    assert counters["succeeded"] == 51
     assert all(line["token"] == 1 or counters["handed_back"] for line in lines)
     assert len(worker.children) == 1
     assert counters["joined"] == 1
@@ -78,6 +85,31 @@ def test_a_turn_that_arrives_late_hands_nothing_back(fleet: Fleet, proxy: Proxy)
     fleet.wait_counter("succeeded")
     assert len(fleet.journal("start")) == 1
     assert "handed_back" not in fleet.counters()
+
+
+def test_what_a_frozen_process_was_given_is_not_started_when_it_wakes(fleet: Fleet, proxy: Proxy) -> None:
+    """The reply that delivers lies in its socket while it is frozen; by then another one has run the task."""
+    fleet.raw("SCRIPT", "LOAD", TURN.source)
+    # Busy for now, and there at once when it is needed: the reply must not have become too old to be read at all.
+    fleet.start("heir", concurrency=1)
+    fleet.enqueue(task_app.hold, "gate")
+    fleet.wait_journal("start")
+    worker = fleet.start("frozen", url=fleet.server.url_at(proxy.port))
+    (child,) = worker.children
+    held = proxy.hold(is_turn)
+    held.wait_caught()
+    os.kill(child, signal.SIGSTOP)
+    wait_until(lambda: process_state(child) == "T", "it to be stopped")
+    task = fleet.enqueue(task_app.note, 1)
+    held.release()
+    assert fleet.counters()["started"] == 2
+    fleet.open_gate("gate")
+    with fleet.keeper():
+        (line,) = fleet.wait_journal("note", task=task)
+        assert (line["worker"], line["token"]) == ("heir", 2)
+        os.kill(child, signal.SIGCONT)
+        fleet.wait_counter("joined", 3)
+    assert len(fleet.journal("note")) == 1
 
 
 def test_a_worker_that_is_cut_off_stops_its_handlers_before_others_run_them(fleet: Fleet, proxy: Proxy) -> None:
