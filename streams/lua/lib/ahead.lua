@@ -1,6 +1,6 @@
 -- Entries by ID, read ahead: what died together was mostly delivered together, so the next ID asked for is mostly the next in
 -- the stream. Where it is not (orphans scattered among what lives), one entry is read at a time.
-local LONGEST_AHEAD = 64
+local LONGEST_AHEAD = 32
 local BIG_BODY = 4096
 
 -- As Redis orders IDs. Those of this century have 13 digits of milliseconds, and then text compares like numbers.

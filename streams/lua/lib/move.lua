@@ -200,7 +200,7 @@ local function move(index, id, cause, worker, rows)
     bury_foreign(index, id, f, worker)
     return #(f[#f] or '')
   end
-  if #f == 10 and (f[8] ~= '1' or not WITHOUT_VERDICT[cause]) then
+  if #f == 10 and ((tonumber(f[8]) or 0) > 1 or not WITHOUT_VERDICT[cause]) then
     return move_first_time(index, id, f, cause, worker, rows)
   end
   local e = envelope(f)
