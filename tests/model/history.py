@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 WORKERS = ("w0", "w1", "w2")
 TERMS = (3000, 3000, 3000, 900, 900_000)
-LIMITS = (1000, 1, 2, 9)
-VERDICTS = ("", "succeeded", "retry", "handback", "parked", "failed", "dead", "", "succeeded")
+LIMITS = (1000, 1, 2, 12)
+VERDICTS = ("", "succeeded", "retry", "handback", "parked", "failed", "dead", "", "", "")
 UNIQUE = ("", "", "", "u1", "u2")
 
 
@@ -95,7 +95,7 @@ class History:
 
     def enqueue(self, pick: Pick) -> None:
         batch: list[NewTask] = []
-        for _ in range(pick((1, 1, 2, 3, 12))):
+        for _ in range(pick((1, 2, 4, 16))):
             if self.tasks and pick.once_in(8):
                 batch.append(pick(self.tasks[-12:]))
                 continue
@@ -127,13 +127,17 @@ class History:
     def somebody(self, pick: Pick) -> Life:
         """Mostly one that has not been told that it is over."""
         alive = [life for life in self.lives if not life.over]
-        return pick(self.lives[-4:]) if pick.once_in(6) or not alive else pick(alive)
+        return pick(self.lives[-4:]) if pick.once_in(8) or not alive else pick(alive)
 
     def turn(self, pick: Pick) -> None:
+        if all(life.over for life in self.lives) and not pick.once_in(4):
+            self.join(pick)
+            return
         life = self.somebody(pick)
         settlements, kept = list(life.unconfirmed), []
+        busy = pick((False, True))
         for ref, task in life.running:
-            verdict = pick(VERDICTS)
+            verdict = "" if busy else pick(VERDICTS)
             if verdict:
                 settlements.append((*ref, verdict, task, pick((1000, 0, 50)) if verdict in ("retry", "parked") else 0))
             else:
@@ -144,8 +148,8 @@ class History:
         life.number += 1
         audit = tuple(ref for ref, _ in kept) if pick.once_in(3) else None
         ask = Ask(
-            life.number - pick((0, 0, 0, 0, 0, 1)),
-            pick((2, 1, 3, 0, 9)),
+            life.number - pick.once_in(12),
+            pick((2, 3, 20, 1, 0)),
             not pick.once_in(5),
             tuple(settlements),
             audit,
@@ -177,7 +181,7 @@ class History:
         self.send(requests.release(life.who, pick(LIMITS), asked=pick((False, True))))
 
     def reclaim(self, pick: Pick) -> None:
-        self.send(requests.reclaim(pick((1000, 1, 2, 3, 9)), unknown=pick((False, True))))
+        self.send(requests.reclaim(pick((1000, 1, 2, 5, 12)), unknown=pick((False, True))))
 
     def promote(self, pick: Pick) -> None:
         self.send(requests.promote(pick((1000, 1, 2))))
@@ -229,7 +233,17 @@ MOVES: dict[str, Callable[[History, Pick], None]] = {
     "cleanup": History.cleanup,
 }
 
-_WEIGHTS = {"turn": 14, "enqueue": 5, "time": 6, "reclaim": 6, "join": 6, "again": 4, "release": 3, "leave": 2, "promote": 3}
+_WEIGHTS = {
+    "turn": 14,
+    "enqueue": 5,
+    "time": 6,
+    "reclaim": 6,
+    "join": 4,
+    "again": 4,
+    "release": 3,
+    "leave": 2,
+    "promote": 3,
+}
 
 DRAWN = [move for move in MOVES for _ in range(_WEIGHTS.get(move, 1))]
 """The moves by weight, the plainest first."""

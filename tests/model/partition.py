@@ -42,7 +42,7 @@ class Entry(NamedTuple):
 class Row(NamedTuple):
     """A worker row; `state` is live, fenced or gone; `cause` is empty while it lives.
 
-    `ended`: lease time when its lease ended or it was fenced, whichever came first; of a gone row the wall time of its end.
+    `ended`: lease time when its lease ended or it was fenced, whichever came first; of a gone row its end in wall time.
     """
 
     state: str

@@ -282,7 +282,7 @@ def promote(state: State, now: int, limit: int = 1000, rules: Rules = SOUND) -> 
 
 
 def redrive(state: State, now: int, dead_id: int, rules: Rules = SOUND) -> Step:
-    """A dead letter back to the tail of its lane, counts at 0. `ok`, `missing`, or `exists`: its unique key is taken."""
+    """A dead letter back to the tail of its lane, counts at 0. `ok`, `missing`, or `exists`: its key is taken."""
     d = Draft(state, now, rules)
     found = next((row for row in d.dead if row[0] == dead_id), None)
     if found is None:

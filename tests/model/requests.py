@@ -78,8 +78,9 @@ def join(who: Incarnation, proof: int, limit: int, *, after_fence: bool) -> Requ
         step = proto.join(state, now, who.worker, who.nonce, who.term, dead_nonce=proof, limit=limit)
         status, *detail = step.reply
         known: Any = detail
-        shown = {"ok": lambda: token_text(known[0]), "live": lambda: known[0]}.get(str(status), lambda: None)()
-        return step._replace(reply=(status, shown))
+        if status == "ok":
+            return step._replace(reply=(status, token_text(known[0])))
+        return step._replace(reply=(status, known[0] if status == "live" else None))
 
     def answer(joined: scripts.Joined) -> tuple[object, ...]:
         return joined.status, {"ok": joined.token, "live": joined.left_ms}.get(joined.status)
@@ -175,9 +176,7 @@ def release(who: Incarnation, limit: int, *, asked: bool) -> Request:
     return Request(
         f"release {who.worker} {who.nonce} {cause} limit {limit}",
         lambda state, now: proto.release(state, now, who.worker, who.nonce, limit, cause=cause),
-        lambda now: scripts.release(
-            PARTITION, who.worker, nonce_text(who.nonce), asked=asked, limit=limit, now=now
-        ),
+        lambda now: scripts.release(PARTITION, who.worker, nonce_text(who.nonce), asked=asked, limit=limit, now=now),
         tuple,
     )
 
@@ -211,13 +210,16 @@ def redrive(dead: Sequence[int], names: Names) -> Request:
 
         return _in_turn(state, [back(i) for i in dead])
 
-    shown = {"ok": lambda r: ("ok", r.task_id), "missing": lambda r: ("missing",), "exists": lambda r: r[::2]}
+    def answer(row: scripts.Redriven) -> tuple[str, ...]:
+        detail = {"ok": row.task_id, "exists": row.detail}.get(row.status)
+        return (row.status, *([] if detail is None else [detail]))
+
     reals = [names.real(i) for i in dead]
     return Request(
         f"redrive {dead}",
         model,
         lambda now: scripts.redrive(PARTITION, reals, now=now),
-        lambda rows: tuple(shown[row.status](row) for row in rows),
+        lambda rows: tuple(answer(row) for row in rows),
     )
 
 
@@ -232,9 +234,7 @@ def purge(dead: Sequence[int], names: Names) -> Request:
         return step._replace(reply=(step.reply.count(("ok",)),))
 
     reals = [names.real(i) for i in dead]
-    return Request(
-        f"purge {dead}", model, lambda now: scripts.purge(PARTITION, reals, now=now), lambda n: (n,)
-    )
+    return Request(f"purge {dead}", model, lambda now: scripts.purge(PARTITION, reals, now=now), lambda n: (n,))
 
 
 def pause(paused: bool) -> Request:
@@ -290,4 +290,3 @@ def _numbers(s: State, now: int) -> dict[str, object]:
         "dead": len(s.dead),
         "paused": s.paused,
     }
-

@@ -10,31 +10,62 @@ import pytest
 from hypothesis import strategies as st
 
 from model.history import DRAWN, History
+from model.lockstep import ConformanceError
 from support.servers import Server
 
+Steps = list[tuple[str, int]]
+
 STEPS = st.lists(st.tuples(st.sampled_from(DRAWN), st.integers(0, 10**12)), min_size=30, max_size=60)
-SLOW = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large, hypothesis.HealthCheck.large_base_example]
+SLOW = [
+    hypothesis.HealthCheck.too_slow,
+    hypothesis.HealthCheck.data_too_large,
+    hypothesis.HealthCheck.large_base_example,
+]
+NO_SHRINKING = [hypothesis.Phase.explicit, hypothesis.Phase.reuse, hypothesis.Phase.generate]
+SHORTEN_FOR_S = 20.0
 
 
 def conform(server: Server, examples: int) -> None:
-    """Run `examples` histories."""
+    """Run `examples` histories. Raises ConformanceError with a short one that shows the first difference found."""
+    failing: list[Steps] = []
 
-    @hypothesis.settings(max_examples=examples, deadline=None, suppress_health_check=SLOW, print_blob=True)
+    @hypothesis.settings(
+        max_examples=examples, deadline=None, suppress_health_check=SLOW, phases=NO_SHRINKING, print_blob=True
+    )
     @hypothesis.given(STEPS)
-    def histories(steps: list[tuple[str, int]]) -> None:
+    def histories(steps: Steps) -> None:
+        failing[:] = [steps]
         History(server).run(steps)
 
-    histories()
+    try:
+        histories()
+    except ConformanceError as error:
+        raise shortest(server, failing[0], error) from error
+
+
+def shortest(server: Server, steps: Steps, error: ConformanceError) -> ConformanceError:
+    """Leaves steps out while model and server still differ; Hypothesis would take minutes over a server."""
+    deadline = time.monotonic() + SHORTEN_FOR_S
+    for size in (16, 4, 1, 1):
+        at = len(steps) - size
+        while at >= 0 and time.monotonic() < deadline:
+            fewer = steps[:at] + steps[at + size :]
+            try:
+                History(server).run(fewer)
+            except ConformanceError as again:
+                steps, error = fewer, again
+            at -= size
+    return error
 
 
 @pytest.mark.flavours("valkey")
 def test_scripts_do_what_the_model_does(server: Server) -> None:
-    conform(server, 120)
+    conform(server, 100)
 
 
 @pytest.mark.flavours("redis62", "redis70")
 def test_scripts_do_the_same_on_older_servers(server: Server) -> None:
-    conform(server, 30)
+    conform(server, 25)
 
 
 @pytest.mark.soak
