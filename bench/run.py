@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -83,6 +84,8 @@ def measure(given: argparse.Namespace, progress: Progress) -> tuple[dict[str, An
 def main() -> int:
     """Measure and write."""
     given = arguments()
+    # What was started must end with us, when a time limit ends us too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with Progress(given.letters) as progress:
         head, figures = measure(given, progress)
     page = markdown(head, figures)
