@@ -237,6 +237,8 @@ class Server:
         """Busy loading counts as no answer; a stranger on our port too, hence the process ID."""
         with self.client(timeout=0.5) as client:
             try:
+                # INFO is answered while the dataset is being loaded, PING is not.
+                client.ping()
                 return self._process is not None and client.info("server")["process_id"] == self._process.pid
             except redis.RedisError:
                 return False
