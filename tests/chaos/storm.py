@@ -18,6 +18,8 @@ from support.waiting import wait_until
 
 MANY = 1000
 POISON_DELIVERIES = 3
+# Each costs three processes, and a worker that keeps dying young starts ever later.
+POISON_EVERY = 600
 _QUIET = (0.1, 0.7)
 
 
@@ -35,7 +37,7 @@ class Producer(threading.Thread):
     def run(self) -> None:
         while not self._ended.wait(0.005):
             name = f"t{len(self.accepted)}"
-            if len(self.accepted) % 150 == 149:
+            if len(self.accepted) % POISON_EVERY == 149:
                 self._enqueue(name, task_app.exits_hard, 9, max_deliveries=POISON_DELIVERIES)
                 self.poison.append(name)
             elif self._chance.random() < 0.3:

@@ -12,7 +12,7 @@ from support.fleet import MAIL, Fleet
 from support.proxy import Proxy
 from support.servers import FreshServer
 
-SETTLES_WITHIN = 60
+SETTLES_WITHIN = 90
 
 
 def weather(fleet: Fleet, seed: int, seconds: float) -> None:
@@ -53,7 +53,7 @@ def check(fleet: Fleet, storm: Storm, producer: Producer) -> None:
 def test_storm(fresh_server: FreshServer, flavour: str, tmp_path: Path, seed: int) -> None:
     server = fresh_server(flavour, appendonly="yes", appendfsync="always")
     with Fleet(server, tmp_path) as fleet:
-        weather(fleet, seed, seconds=15)
+        weather(fleet, seed, seconds=12)
 
 
 @pytest.mark.soak

@@ -12,6 +12,9 @@ from support.fleet import MAIL, Fleet
 from support.servers import Server
 from support.waiting import wait_until
 
+# The scripts' side of each case is tried on all servers elsewhere.
+pytestmark = pytest.mark.flavours("valkey", "redis62")
+
 
 @pytest.fixture
 def fleet(server: Server, tmp_path: Path) -> Iterator[Fleet]:
