@@ -80,6 +80,7 @@ MOVES: dict[str, Move] = {
     "outlive": Move(
         5, "working", {"number": PICK, "freezes": st.booleans(), "reclaims": st.booleans(), "limit": LIMITS}
     ),
+    "all_die": Move(3, "working", {"limit": LIMITS}),
     "freeze": Move(1, "awake", {"number": PICK}),
     "thaw": Move(4, "frozen", {"number": PICK, "want": st.integers(0, 3), "outcomes": OUTCOME_LISTS, "fate": FATES}),
     "clone": Move(1, "working", {"number": PICK}),
@@ -118,11 +119,12 @@ class Partition(RuleBasedStateMachine):
 
     @initialize(tasks=st.lists(NEW_TASKS, min_size=4, max_size=8))
     def begin(self, tasks: list[NewTask]) -> None:
-        """Two workers with something to do, so that short histories are about something."""
+        """Two workers that took tasks by turns, so that short histories are about something."""
         self.enqueue(tasks, Fate.ANSWERED)
         for worker in ("a", "b"):
             self.start(worker, 900, 0, False, 100, Fate.ANSWERED)
-            self.plain_turn(0, 3, [])
+        for number in (0, 1, 1, 0):
+            self.plain_turn(number, 1, [])
 
     @rule(data=st.data())
     def move(self, data: st.DataObject) -> None:
@@ -183,6 +185,15 @@ class Partition(RuleBasedStateMachine):
             p.end()
         if reclaims:
             self.world.reclaim(limit, False, Fate.ANSWERED)
+
+    def all_die(self, limit: int) -> None:
+        """One pass for all workers, most often in several calls."""
+        for p in self.world.processes:
+            p.end()
+        for _ in range(12):
+            self.world.pass_time(300)
+            self.world.simple("view", Fate.ANSWERED)
+        self.world.reclaim(limit, False, Fate.ANSWERED)
 
     def freeze(self, number: int) -> None:
         p = self.pick(number, "awake")
