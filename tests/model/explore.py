@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from model import check
+from model.moves import Explorer
 from model.protocol import Entry, Row, State
-from model.world import FAR, LEASE, Explorer, Proc, Scope, World, start
+from model.world import FAR, LEASE, Proc, Scope, World, start
 
 LEASE_BASE, WALL_BASE = 10, 1000
 Names: TypeAlias = dict[Any, int]

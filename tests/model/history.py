@@ -41,7 +41,7 @@ class Life:
     """A worker process as it sees itself. `unconfirmed`: verdicts whose turn was not answered."""
 
     who: Incarnation
-    proof: int
+    proof: tuple[int, ...]
     over: bool = False
     number: int = 0
     running: list[tuple[Ref, str]] = field(default_factory=list)
@@ -71,11 +71,11 @@ class History:
             self.both.close()
 
     def begin(self) -> None:
-        """Two workers and four tasks."""
-        for _ in range(4):
-            self.enqueue(Pick(0))
-        self.join(Pick(0))
-        self.join(Pick(1))
+        """Three workers that share eight tasks."""
+        self.send(requests.enqueue([NewTask(f"t{i}", "normal", 5, b"{}") for i in range(8)]))
+        self.tasks += [NewTask(f"t{i}", "normal", 5, b"{}") for i in range(8)]
+        for worker in WORKERS:
+            self.enter(self.newcomer(worker, (), 3000), 1000, after_fence=False)
 
     def send(self, request: Request) -> proto.Step:
         """To both; it may be repeated or come late by `again`."""
@@ -100,7 +100,7 @@ class History:
                 batch.append(pick(self.tasks[-12:]))
                 continue
             name = f"t{len(self.tasks)}"
-            lane, most = pick(("normal", "high", "low")), pick((5, 3, 1, 2))
+            lane, most = pick(("normal", "high", "low")), pick((5, 2, 3, 1))
             task = NewTask(name, lane, most, b"{}", pick(UNIQUE), "", pick((0, 0, 0, 1, 700, 5000)))
             self.tasks.append(task)
             batch.append(task)
@@ -110,19 +110,66 @@ class History:
         worker = pick(WORKERS)
         life = pick([None, *self.joining[-2:]])
         if life is None:
-            self.nonces += 1
             row = dict(self.both.state.workers).get(worker)
-            proof = pick((0, row.nonce if row else 0, max(self.nonces - 2, 0)))
-            life = Life(Incarnation(worker, self.nonces, pick(TERMS)), proof)
+            held, older = row.nonce if row else 0, max(self.nonces - 1, 0)
+            life = self.newcomer(worker, pick(((), (held,), (older,), (older, held))), pick(TERMS))
         else:
             self.joining.remove(life)
-        step = self.send(requests.join(life.who, life.proof, pick(LIMITS), after_fence=pick.once_in(4)))
+        self.enter(life, pick(LIMITS), after_fence=pick.once_in(4))
+
+    def newcomer(self, worker: str, proof: tuple[int, ...], term: int) -> Life:
+        """A process with a nonce of its own, not yet joined."""
+        self.nonces += 1
+        return Life(Incarnation(worker, self.nonces, term), tuple(nonce for nonce in proof if nonce))
+
+    def enter(self, life: Life, limit: int, *, after_fence: bool) -> bool:
+        """One try to join."""
+        step = self.send(requests.join(life.who, life.proof, limit, after_fence=after_fence))
         row = dict(self.both.state.workers).get(life.who.worker)
-        if step.reply[0] == "ok" and row is not None:
+        joined = step.reply[0] == "ok" and row is not None
+        if row is not None and joined:
             life.who = life.who._replace(token=row.token)
             self.lives.append(life)
         elif step.reply[0] == "more":
             self.joining.append(life)
+        return joined
+
+    def crash_loop(self, pick: Pick) -> None:
+        """A worker dies of what it takes, again and again: that becomes suspect."""
+        worker, want = pick(WORKERS), pick((3, 20))
+        for _ in range(pick((2, 1, 3))):
+            row = dict(self.both.state.workers).get(worker)
+            life = self.newcomer(worker, (row.nonce,) if row else (), 3000)
+            if not self.enter(life, 1000, after_fence=False):
+                return
+            life.over, life.number = True, 1
+            self.send(requests.turn(life.who, Ask(1, want), self.both.names))
+            self.send(requests.release(life.who, 1000, asked=False))
+
+    def blackout(self, pick: Pick) -> None:
+        """All take much, by turns; then nobody renews for a while, and the daemon begins to clear up."""
+        backlog = [NewTask(f"t{len(self.tasks) + i}", "normal", 3, b"{}") for i in range(pick((16, 4)))]
+        self.tasks += backlog
+        self.send(requests.enqueue(backlog))
+        for life in [life for life in self.lives if not life.over] * 2:
+            life.number += 1
+            self.send(requests.turn(life.who, Ask(life.number, pick((2, 1, 12))), self.both.names))
+        for _ in range(4):
+            self.both.now += 1100
+            self.view(pick)
+        for _ in range(2):
+            self.send(requests.reclaim(pick((12, 5, 2, 1000)), unknown=False))
+
+    def long_leases(self, pick: Pick) -> None:
+        """Only long leases are left, so that lease time takes great strides: task IDs seen once are forgotten."""
+        for worker, row in self.both.state.workers:
+            if row.state == "live":
+                gone = Incarnation(worker, row.nonce, row.term)
+                self.send(requests.release(gone, 1000, asked=True))
+        self.enter(self.newcomer(pick(WORKERS), (), 900_000), 1000, after_fence=False)
+        for _ in range(pick((2, 3, 4))):
+            self.both.now += 290_000
+            self.send(requests.enqueue([pick(self.tasks[-12:]), pick(self.tasks[-12:])]))
 
     def somebody(self, pick: Pick) -> Life:
         """Mostly one that has not been told that it is over."""
@@ -134,30 +181,29 @@ class History:
             self.join(pick)
             return
         life = self.somebody(pick)
+        busy, lost, audited = pick((False, True)), pick.once_in(5), pick.once_in(3)
         settlements, kept = list(life.unconfirmed), []
-        busy = pick((False, True))
         for ref, task in life.running:
             verdict = "" if busy else pick(VERDICTS)
             if verdict:
                 settlements.append((*ref, verdict, task, pick((1000, 0, 50)) if verdict in ("retry", "parked") else 0))
             else:
                 kept.append((ref, task))
-        if settlements and pick.once_in(6):
-            index, entry, _, task, delay = settlements[0]
+        if settlements and pick.once_in(4):
+            index, entry, _, task, delay = settlements[-1]
             settlements.append((index, entry, pick(VERDICTS[1:7]), task, delay))
         life.number += 1
-        audit = tuple(ref for ref, _ in kept) if pick.once_in(3) else None
         ask = Ask(
             life.number - pick.once_in(12),
             pick((2, 3, 20, 1, 0)),
             not pick.once_in(5),
             tuple(settlements),
-            audit,
+            tuple(ref for ref, _ in kept) if audited else None,
             {t.task_id: t.unique for t in self.tasks if t.unique},
         )
         step = self.send(requests.turn(life.who, ask, self.both.names))
         life.running, life.unconfirmed = kept, []
-        if pick.once_in(5):
+        if lost:
             life.unconfirmed = settlements
             return
         known: Any = step.reply
@@ -192,6 +238,8 @@ class History:
         return [pick([*there, 0]) for _ in range(pick((1, 2, 3)))]
 
     def redrive(self, pick: Pick) -> None:
+        if not self.both.state.dead:
+            self.crash_loop(pick)
         self.send(requests.redrive(self.letters(pick), self.both.names))
 
     def purge(self, pick: Pick) -> None:
@@ -227,6 +275,9 @@ MOVES: dict[str, Callable[[History, Pick], None]] = {
     "beat": History.beat,
     "redrive": History.redrive,
     "stray": History.stray,
+    "crash_loop": History.crash_loop,
+    "blackout": History.blackout,
+    "long_leases": History.long_leases,
     "view": History.view,
     "pause": History.pause,
     "purge": History.purge,
@@ -243,6 +294,8 @@ _WEIGHTS = {
     "release": 3,
     "leave": 2,
     "promote": 3,
+    "crash_loop": 2,
+    "redrive": 2,
 }
 
 DRAWN = [move for move in MOVES for _ in range(_WEIGHTS.get(move, 1))]

@@ -61,7 +61,7 @@ class Lockstep:
         self.counters.update(count(request, step))
         reply = send_sync(self.client, request.call(self.now))
         # The model's IDs of entries that are new now are learnt by the comparison; the reply may name them.
-        differ = self._differences(step.events)
+        differ = self._differences(step)
         told = request.answer(reply)
         if told != step.reply:
             differ.insert(0, f"reply:\n  model  {step.reply}\n  server {told}")
@@ -74,20 +74,22 @@ class Lockstep:
         stream = PARTITION.key(STREAMS[index])
         self.raw.execute_command("XREADGROUP", "GROUP", "workers", consumer, "COUNT", n, "STREAMS", stream, ">")
         self.state = step.state
-        self._judge(self._differences(step.events))
+        self._judge(self._differences(step))
 
     def _judge(self, differ: list[str]) -> None:
         if differ:
             raise ConformanceError("\n".join(["model and server differ after", *self.log, *differ]))
 
-    def _differences(self, events: tuple[Event, ...]) -> list[str]:
+    def _differences(self, step: Step) -> list[str]:
         snapshot = take(self.raw, PARTITION.tag)
         rest = normal.read_rest(self.raw, PARTITION.tag, self.last_event)
         self.last_event = rest.last_event
         self._learn(snapshot)
         expected = normal.of_model(self.state, self.counters)
         actual = normal.of_server(snapshot, rest, self.names)
-        expected["events"], actual["events"] = normal.events_of_model(events), normal.events_of_server(rest.events)
+        expected["events"] = normal.events_of_model(step.events)
+        actual["events"] = normal.events_of_server(rest.events)
+        expected["bell"], actual["bell"] = int(step.rang), snapshot.bell
         return [
             f"{area}:\n  model  {expected[area]}\n  server {actual[area]}"
             for area in expected

@@ -1,6 +1,7 @@
 """One form for what the model holds and what the server holds: equal when the scripts did what the model says."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,8 +11,10 @@ from property.snapshot import Fields, Raw, Snapshot
 Form: TypeAlias = dict[str, object]
 Told: TypeAlias = tuple[object, ...]
 
-# What a snapshot leaves out: worker rows as they stand, the IDs seen lately, the events since the last look.
+# What a snapshot leaves out: worker rows as they stand, the IDs seen lately, the events since the last look. Answers
+# the doorbell too, so that the next step has to ring it again.
 _READ_REST = """
+redis.call('DEL', KEYS[5])
 return { redis.call('HGETALL', KEYS[1]), redis.call('SMEMBERS', KEYS[2]), redis.call('SMEMBERS', KEYS[3]),
   redis.call('XRANGE', KEYS[4], ARGV[1], '+') }
 """
@@ -67,8 +70,8 @@ class Rest(NamedTuple):
 
 def read_rest(raw: Raw, tag: str, after: str) -> Rest:
     """Reads that, with the events after entry ID `after`."""
-    keys = [f"{tag}:{name}" for name in ("workers", "seen:0", "seen:1", "events")]
-    rows, even, odd, batches = raw.execute_command("EVAL", _READ_REST, 4, *keys, f"({after}")
+    keys = [f"{tag}:{name}" for name in ("workers", "seen:0", "seen:1", "events", "bell")]
+    rows, even, odd, batches = raw.execute_command("EVAL", _READ_REST, 5, *keys, f"({after}")
     texts = dict(zip(rows[::2], rows[1::2], strict=True))
     ended = {name.decode(): int(row.split(b"|", 2)[1]) for name, row in texts.items() if row[:1] in (b"!", b"~")}
     seen = {task.decode() for task in even}, {task.decode() for task in odd}
@@ -88,6 +91,7 @@ def of_model(s: State, counters: Mapping[str, int]) -> Form:
         "leases": dict(s.leases),
         "turns": dict(s.turns),
         "clock": (s.wall, s.lease, term // 3 if term else None),
+        "terms": dict(Counter(f"term:{row.term}" for _, row in s.workers if row.state == "live")),
         "unique": dict(s.unique),
         "seen": sorted({task for at, task in s.seen if at in (bucket, bucket - 1)}),
         "paused": s.paused,
@@ -120,6 +124,7 @@ def of_server(s: Snapshot, rest: Rest, names: Names) -> Form:
         "leases": s.leases,
         "turns": {name: int(number) for name, number in s.turns.items()},
         "clock": (s.clock.get("wall"), s.clock.get("lease"), s.clock.get("cap")),
+        "terms": {name: n for name, n in s.clock.items() if name.startswith("term:")},
         "unique": s.unique,
         "seen": sorted(_seen(s.clock.get("lease", 0) // SEEN_BUCKET, s.clock.get("seen", 0), rest.seen)),
         "paused": s.paused,

@@ -77,11 +77,12 @@ class State(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a script did. `reply` begins with a status, as the script's reply does."""
+    """What a script did. `reply` begins with a status, as the script's reply does. `rang`: the doorbell."""
 
     state: State
     reply: tuple[object, ...]
     events: tuple[Event, ...]
+    rang: bool = False
 
 
 class Draft:
@@ -95,6 +96,7 @@ class Draft:
         self.unique, self.seen = dict(state.unique), set(state.seen)
         self.wall, self.lease, self.paused, self.last_id = state.wall, state.lease, state.paused, state.last_id
         self.events: list[Event] = []
+        self.rang = False
 
     def step(self, *reply: object) -> Step:
         """The finished step."""
@@ -112,7 +114,7 @@ class Draft:
             self.paused,
             self.last_id,
         )
-        return Step(state, reply, tuple(self.events))
+        return Step(state, reply, tuple(self.events), self.rang)
 
     def tick(self) -> None:
         """Advances lease time by the wall time since the last script, clamped."""
@@ -124,7 +126,8 @@ class Draft:
         self.wall = self.now if self.rules.clock_follows_backward_steps else max(self.wall, self.now)
 
     def append(self, index: int, entry: Entry) -> int:
-        """XADD: a new entry at the tail, waiting."""
+        """XADD: a new entry at the tail, waiting; that rings."""
+        self.rang = True
         self.last_id += 1
         self.streams[index] = (*self.streams[index], entry._replace(id=self.last_id, owner=WAITING))
         return self.last_id

@@ -2,7 +2,7 @@
 
 Each takes a `State`, `now` (wall milliseconds; any integer unit does) and the script's own arguments, and returns a
 `Step(state, reply, events)`. Entry IDs are integers from one counter: only their order matters. Events are tuples that
-begin with their type. Bodies, history, errors, the bell and `:events` itself are left out: no decision rests on them.
+begin with their type. Bodies, history, errors and `:events` itself are left out: no decision rests on them.
 `rules` turns single safeguards off, see `rules.py`.
 """
 
@@ -74,8 +74,12 @@ def join(
     dead_nonce: int = 0,
     limit: int = 1000,
     rules: Rules = SOUND,
+    also_dead: tuple[int, ...] = (),
 ) -> Step:
-    """A new incarnation: `ok` token, `live`, `more`, or `fenced` when this nonce was fenced before."""
+    """A new incarnation: `ok` token, `live`, `more`, or `fenced` when this nonce was fenced before.
+
+    `dead_nonce` (0: none) and `also_dead` name incarnations of this ID that are proven dead.
+    """
     d = Draft(state, now, rules)
     d.tick()
     row = d.workers.get(worker)
@@ -86,7 +90,9 @@ def join(
             d.renew(worker, row)
             return d.step("ok", row.token)
     if row is not None and row.state == "live":
-        proven = dead_nonce == row.nonce if rules.proof_names_nonce else bool(dead_nonce) and row.host == host
+        proven = row.nonce in (dead_nonce, *also_dead)
+        if not rules.proof_names_nonce:
+            proven = bool(dead_nonce) and row.host == host
         proven = proven or row.nonce == nonce
         if d.leases.get(worker, 0) > d.lease and not proven and rules.join_respects_lease:
             return d.step("live", d.leases[worker] - d.lease)
@@ -206,6 +212,7 @@ def turn(
         lost = [ref for ref in running if ref not in held]
     taken = [] if d.paused else _take(d, worker, want, suspects)
     d.events += [("Started", worker, e.task, i, e.id) for i, e in taken]
+    d.rang = d.rang or 0 < want == len(taken)
     return d.step("ok", tuple(taken), handed_back, settled.count(False), tuple(lost))
 
 
@@ -332,5 +339,6 @@ def pause(state: State, now: int, paused: bool, rules: Rules = SOUND) -> Step:
     d = Draft(state, now, rules)
     changed = d.paused != paused
     d.paused = paused
+    d.rang = changed and not paused
     d.events += [("QueuePaused" if paused else "QueueResumed",)] if changed else []
     return d.step("ok", changed)

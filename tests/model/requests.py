@@ -38,12 +38,14 @@ def _in_turn(state: State, steps: Sequence[Callable[[State], Step]]) -> Step:
     """One script that does several of the model's steps."""
     replies: list[object] = []
     events: list[proto.Event] = []
+    rang = False
     for run in steps:
         step = run(state)
         state = step.state
         replies.append(step.reply)
         events += step.events
-    return Step(state, tuple(replies), tuple(events))
+        rang = rang or step.rang
+    return Step(state, tuple(replies), tuple(events), rang)
 
 
 def enqueue(tasks: Sequence[scripts.NewTask]) -> Request:
@@ -69,13 +71,13 @@ def _results(step: Step, **statuses: str) -> dict[str, int]:
     return {name: sum(row[0] == status for row in rows) for name, status in statuses.items()}
 
 
-def join(who: Incarnation, proof: int, limit: int, *, after_fence: bool) -> Request:
-    """`proof`: the nonce that is proven dead, or 0."""
-    proven = nonce_text(proof) if proof else ""
+def join(who: Incarnation, proof: tuple[int, ...], limit: int, *, after_fence: bool) -> Request:
+    """`proof`: the nonces that are proven dead."""
+    proven = " ".join(nonce_text(nonce) for nonce in proof)
     identity = scripts.Identity(who.worker, nonce_text(who.nonce), who.term, "{}", proven, after_fence)
 
     def model(state: State, now: int) -> Step:
-        step = proto.join(state, now, who.worker, who.nonce, who.term, dead_nonce=proof, limit=limit)
+        step = proto.join(state, now, who.worker, who.nonce, who.term, limit=limit, also_dead=proof)
         status, *detail = step.reply
         known: Any = detail
         if status == "ok":

@@ -18,9 +18,8 @@ TWO = Scope(faults=2, tasks=("a",), poison=NONE, flaky=NONE, client=False)
 
 SCOPES = {
     "no fault, poison, a flaky task, a client": FULL,
-    "poison, one crash or clock step": dataclasses.replace(THREE, kinds=frozenset({"crash", "forward"})),
+    "poison, one crash": dataclasses.replace(THREE, kinds=frozenset({"crash"}), concurrency=1),
     "poison, one freeze, one task at a time": dataclasses.replace(THREE, kinds=frozenset({"freeze"}), concurrency=1),
-    "poison, one late turn or reply lost": dataclasses.replace(THREE, kinds=frozenset({"late", "lost"})),
     "two faults: freezes, cuts and one clock step": dataclasses.replace(
         TWO, kinds=frozenset({"freeze", "cut", "forward"})
     ),
@@ -37,6 +36,8 @@ SCOPES = {
 }
 
 SOAK = {
+    "poison, one crash or clock step": dataclasses.replace(THREE, kinds=frozenset({"crash", "forward"})),
+    "poison, one late turn or reply lost": dataclasses.replace(THREE, kinds=frozenset({"late", "lost"})),
     "three tasks, one fault of any kind": THREE,
     "three tasks with a flaky one and a client, one fault of any kind": Scope(faults=1),
     "one task, two faults of any kind": dataclasses.replace(TWO, flaky=frozenset({"a"})),
