@@ -145,6 +145,17 @@ class History:
             life.over, life.number = True, 1
             self.send(requests.turn(life.who, Ask(1, want), self.both.names))
             self.send(requests.release(life.who, 1000, asked=False))
+        life = self.newcomer(worker, (), 3000)
+        if pick((True, False)) and self.enter(life, 1000, after_fence=False):
+            self.fail_first(life)
+
+    def fail_first(self, life: Life) -> None:
+        """What comes first, a suspect perhaps, fails and is tried again."""
+        known: Any = self.send(requests.turn(life.who, Ask(1, 1), self.both.names)).reply
+        failed = tuple((row[0], row[1], "retry", row[2], 0) for row in (known[1] if known[0] == "ok" else ()))
+        life.number = 2
+        self.send(requests.turn(life.who, Ask(2, 0, settlements=failed), self.both.names))
+        self.send(requests.promote(1000))
 
     def blackout(self, pick: Pick) -> None:
         """All take much, by turns; then nobody renews for a while, and the daemon begins to clear up."""
@@ -157,8 +168,9 @@ class History:
         for _ in range(4):
             self.both.now += 1100
             self.view(pick)
-        for _ in range(2):
-            self.send(requests.reclaim(pick((12, 5, 2, 1000)), unknown=False))
+        self.send(requests.reclaim(pick((12, 5, 2, 1000)), unknown=False))
+        pick((self.release, self.leave, self.join))(pick)
+        self.send(requests.reclaim(pick((12, 5, 2, 1000)), unknown=False))
 
     def long_leases(self, pick: Pick) -> None:
         """Only long leases are left, so that lease time takes great strides: task IDs seen once are forgotten."""
