@@ -162,7 +162,7 @@ class History:
         backlog = [NewTask(f"t{len(self.tasks) + i}", "normal", 3, b"{}") for i in range(pick((16, 4)))]
         self.tasks += backlog
         self.send(requests.enqueue(backlog))
-        for life in [life for life in self.lives if not life.over] * 2:
+        for life in [life for life in self.lives if not life.over][:: pick((-1, 1))] * 2:
             life.number += 1
             self.send(requests.turn(life.who, Ask(life.number, pick((2, 1, 12))), self.both.names))
         for _ in range(4):
@@ -268,9 +268,12 @@ class History:
 
     def stray(self, pick: Pick) -> None:
         """Somebody reads without the scripts, under a name of its own or under a worker's."""
-        name, index, n = pick(("x", "y", *WORKERS)), pick((4, 3, 0, 1, 2, 5, 6)), pick((1, 2, 3))
+        gone = [worker for worker, row in self.both.state.workers if row.state == "gone"]
+        name, index, n = pick((*gone, "x", "y", *WORKERS)), pick((4, 3, 0, 1, 2, 5, 6)), pick((1, 2, 3))
         step = proto.stray_read(self.both.state, self.both.now, name, index, n)
         self.both.stray_read(name, index, n, step)
+        if pick((True, False)):
+            self.send(requests.reclaim(pick(LIMITS), unknown=True))
 
 
 MOVES: dict[str, Callable[[History, Pick], None]] = {
@@ -308,6 +311,7 @@ _WEIGHTS = {
     "promote": 3,
     "crash_loop": 2,
     "redrive": 2,
+    "stray": 2,
 }
 
 DRAWN = [move for move in MOVES for _ in range(_WEIGHTS.get(move, 1))]

@@ -62,7 +62,7 @@ def shortest(server: Server, steps: Steps, error: ConformanceError) -> Conforman
 
 @pytest.mark.flavours("valkey")
 def test_scripts_do_what_the_model_does(server: Server) -> None:
-    conform(server, 100)
+    conform(server, 120)
 
 
 @pytest.mark.flavours("redis62", "redis70")
