@@ -29,6 +29,7 @@ BATCH_BYTES = 1_000_000
 FIRST_WAIT = 0.05
 LONGEST_WAIT = 1.0
 DEADLINE = 10.0
+REGISTER_EVERY = 30.0
 
 
 class EnqueueResult(NamedTuple):
@@ -118,6 +119,11 @@ class Attempt:
         return EnqueueResult(task_id, "refused", error)
 
 
+def is_due(registered: dict[str, float], queue: str) -> bool:
+    """Whether to add the queue to the registry (again): Redis may have been emptied since, on a connection that lives."""
+    return time.monotonic() - registered.get(queue, float("-inf")) > REGISTER_EVERY
+
+
 def _results(replies: list[Enqueued]) -> list[EnqueueResult]:
     return [EnqueueResult(reply.task_id, reply.status) for reply in replies]
 
@@ -169,7 +175,7 @@ class Producer:
         self._epoch_id = secrets.token_hex(8)
         self._client: redis_log.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._registered: set[str] = set()
+        self._registered: dict[str, float] = {}
         self._leading = False
         self._queue: deque[_Item] = deque()
 
@@ -252,9 +258,9 @@ class Producer:
             # A connection of another event loop, which has ended since, can be neither used nor closed.
             self._client, self._loop = redis_log.connect(self.url), loop
             self._registered.clear()
-        if queue not in self._registered:
+        if is_due(self._registered, queue):
             await self._client.sadd(queues_key(self.namespace), queue)
-            self._registered.add(queue)
+            self._registered[queue] = time.monotonic()
         return self._client
 
     async def _drop_client(self) -> None:
@@ -288,7 +294,7 @@ class SyncProducer:
         self._sleep = sleep
         self._epoch_id = secrets.token_hex(8)
         self._client = redis_log.connect_sync(url)
-        self._registered: set[str] = set()
+        self._registered: dict[str, float] = {}
 
     def enqueue(self, tasks: Sequence[Addressed]) -> list[EnqueueResult]:
         """One result per task, in order. Raises nothing about Redis: a failure is a result."""
@@ -307,16 +313,16 @@ class SyncProducer:
                     sent = True
                     return _results(redis_log.send_sync(self._client, call))
             except ReclaimdError as error:
-                self._registered.discard(partition.queue)
+                self._registered.pop(partition.queue, None)
                 wait = attempt.after(error, time.monotonic(), sent=sent)
                 if wait is None:
                     return [attempt.verdict(task.task_id, error) for task in tasks]
             self._sleep(wait)
 
     def _make_ready(self, queue: str, *, after_failure: bool) -> None:
-        if queue not in self._registered or after_failure:
+        if is_due(self._registered, queue) or after_failure:
             self._client.sadd(queues_key(self.namespace), queue)
-            self._registered.add(queue)
+            self._registered[queue] = time.monotonic()
 
     def close(self) -> None:
         """Close all connections; the producer opens new ones when it is used again."""

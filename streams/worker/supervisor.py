@@ -49,6 +49,8 @@ _HOPELESS = {EXIT_USAGE: 2, EXIT_UNUSABLE: 3}
 YOUNG = 10.0
 FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 30.0
+# A death that a task caused: max_deliveries bounds how often, and the tasks that wait are not to blame.
+LONGEST_BACKOFF_AT_WORK = 2.0
 RELEASE_FOR = 2.0
 # After the grace period a child still cancels its handlers, tells its last settlements and leaves.
 AFTER_GRACE = 8.0
@@ -64,6 +66,7 @@ class Slot:
     proof: str = ""
     after_fence: bool = False
     young_deaths: int = 0
+    had_work: bool = False
     starts: int = 0
     started: float = field(default=0.0)
 
@@ -207,6 +210,7 @@ class Supervisor:
             moved = await anyio.to_thread.run_sync(
                 lambda: swallow_release(self._releaser, slot.worker, slot.nonce, queues, asked=asked, wait=RELEASE_FOR)
             )
+        slot.had_work = moved > 0
         if code != EXIT_STOPPED or moved > 0:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             log.warning("worker process ended", worker=slot.worker, how=how, released=moved)
@@ -218,7 +222,8 @@ class Supervisor:
         free = 3 if code in (EXIT_STOPPED, EXIT_FENCED, EXIT_RECYCLE) else 1
         if slot.young_deaths <= free:
             return
-        delay = min(FIRST_BACKOFF * 2 ** (slot.young_deaths - free - 1), LONGEST_BACKOFF)
+        longest = LONGEST_BACKOFF_AT_WORK if slot.had_work else LONGEST_BACKOFF
+        delay = min(FIRST_BACKOFF * 2 ** min(slot.young_deaths - free - 1, 10), longest)
         log.info("worker starts again", worker=slot.worker, after_s=delay, young_deaths=slot.young_deaths)
         with anyio.move_on_after(delay):
             await self._stop_asked.wait()
