@@ -1,5 +1,4 @@
-"""A minimal app. With Redis running: `reclaimd serve`, `reclaimd worker examples.mail:app`, `python -m examples.mail`.
-"""
+"""A minimal app. With Redis running: `reclaimd serve`, `reclaimd worker examples.mail:app`, `python examples/mail.py`."""
 
 import anyio
 

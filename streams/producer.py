@@ -120,7 +120,7 @@ class Attempt:
 
 
 def is_due(registered: dict[str, float], queue: str) -> bool:
-    """Whether to add the queue to the registry (again): Redis may have been emptied since, on a connection that lives."""
+    """Whether to add the queue to the registry (again): Redis may have been emptied on a connection that lives on."""
     return time.monotonic() - registered.get(queue, float("-inf")) > REGISTER_EVERY
 
 
