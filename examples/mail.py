@@ -1,4 +1,4 @@
-"""A minimal app. With Redis running: `reclaimd serve`, `reclaimd worker examples.mail:app`, `python examples/mail.py`."""
+"""A minimal app. With Redis running: `reclaimd serve`, `reclaimd worker examples.mail:app`, and run this file."""
 
 import anyio
 

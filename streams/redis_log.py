@@ -38,8 +38,11 @@ AsyncClient = redis.asyncio.Redis
 SyncClient = redis.Redis
 
 
-def connect(url: str, *, reply_timeout: float = REPLY_TIMEOUT, single: bool = True) -> AsyncClient:
-    """An asyncio client. `single`: one connection, for a caller that sends one command at a time. Does no IO yet."""
+def connect(url: str, *, reply_timeout: float | None = REPLY_TIMEOUT, single: bool = True) -> AsyncClient:
+    """An asyncio client. `single`: one connection, for a caller that sends one command at a time. Does no IO yet.
+
+    `reply_timeout`: seconds; None for a caller that has a timeout of its own around each call.
+    """
     return redis.asyncio.Redis.from_url(
         url,
         single_connection_client=single,

@@ -22,7 +22,8 @@ tick()
 local seen_now, seen_before = seen_sets()
 
 local function enqueue(task, lane, max, unique, schedule, delay, body)
-  if redis.call('SISMEMBER', seen_before, task) == 1 or redis.call('SISMEMBER', seen_now, task) == 1 then
+  if redis.call('SISMEMBER', seen_before, task) == 1 or redis.call('SISMEMBER', seen_now, task) == 1
+    or redis.call('HEXISTS', K.bodies, task) == 1 then
     return { 'duplicate', task, '' }
   end
   local holder = unique ~= '' and redis.call('HGET', K.unique, unique)

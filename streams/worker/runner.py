@@ -265,12 +265,13 @@ class Runner:
             shift.ready = len(reply.deliveries) >= ask.want
 
     async def _start(self, shift: Shift, deliveries: Sequence[Delivery]) -> None:
-        """Start the handlers; of many, the first half gets to run before the rest is started.
+        """Start the handlers. They run while the next turn is on its way, if there is something to tell in it.
 
-        Short tasks of that half are finished then, and the next turn is on its way to the server while the others run.
+        If there is nothing, the first half of many gets to run before the rest is started: of short tasks there is then
+        always one half running here while the server settles the other.
         """
         create_task = asyncio.get_running_loop().create_task
-        half = len(deliveries) // 2 if len(deliveries) >= OVERLAP_FROM else 0
+        half = len(deliveries) // 2 if len(deliveries) >= OVERLAP_FROM and not shift.finished else 0
         runs = [Run(delivery) for delivery in deliveries]
         for run in runs:
             shift.start(run)
@@ -301,10 +302,13 @@ class Runner:
         return any(run.delivery.is_suspect for shift in self._shifts for run in shift.running.values())
 
     async def _send(self, call: scripts.Call[Turned]) -> Turned:
+        # A timeout of the client library's would write from a task of its own, behind all handlers that are to start
+        # meanwhile; with this one the turn is on its way before the first of them runs.
         with redis_log.translated(self._url):
-            if self._client is None:
-                self._client = redis_log.connect(self._url)
-            return await redis_log.send(self._client, call)
+            async with asyncio.timeout(redis_log.REPLY_TIMEOUT):
+                if self._client is None:
+                    self._client = redis_log.connect(self._url, reply_timeout=None)
+                return await redis_log.send(self._client, call)
 
     async def _lost_turn(self, shift: Shift, error: Exception) -> None:
         """No answer: the turn may or may not have happened, and may still happen. Only an audit tells."""

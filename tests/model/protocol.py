@@ -48,7 +48,8 @@ def enqueue(
     d = Draft(state, now, rules)
     d.tick()
     bucket = d.lease // SEEN_BUCKET
-    if rules.enqueue_remembers and ((bucket, task) in d.seen or (bucket - 1, task) in d.seen):
+    seen = (bucket, task) in d.seen or (bucket - 1, task) in d.seen or any(row[2].task == task for row in d.delayed)
+    if rules.enqueue_remembers and seen:
         return d.step("duplicate", task)
     if unique and unique in d.unique:
         return d.step("exists", d.unique[unique])

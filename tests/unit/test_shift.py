@@ -32,9 +32,10 @@ def test_a_finished_run_is_settled_once() -> None:
     shift = shift_with(one, two)
     shift.finish(one, one.verdict("succeeded"))
     shift.finish(one, one.verdict("failed"))
-    assert shift.running_ids() == [(5, "2-0")]
+    assert shift.running_ids() == [(5, "2-0"), (5, "1-0")], "what ended and is not told yet counts too"
     assert [s.outcome for s in shift.take_finished()] == ["succeeded"]
     assert shift.take_finished() == []
+    assert shift.running_ids() == [(5, "2-0")]
 
 
 def test_settlements_whose_answer_was_lost_come_first_and_in_order_again() -> None:
