@@ -1,7 +1,8 @@
 """The connection that inspections read through: one command at a time, the client library's errors made ours."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import redis
@@ -10,7 +11,7 @@ from reclaimd.daemon.view import PartitionView, decode_view
 from reclaimd.streams import scripts
 from reclaimd.streams.errors import ReclaimdError, RedisUnusable, Unusable
 from reclaimd.streams.keys import Partition, queues_key
-from reclaimd.streams.redis_log import AsyncClient, connect, send, translated
+from reclaimd.streams.redis_log import REPLY_TIMEOUT, AsyncClient, connect, send, translated
 from reclaimd.streams.scripts import Call
 from reclaimd.streams.settings import Settings
 
@@ -68,7 +69,7 @@ class Source:
 
     async def send(self, call: Call[T]) -> T:
         """Run a script."""
-        with _told(self._url):
+        async with _told(self._url):
             return await send(self._client, call)
 
     async def view(self, queue: str) -> PartitionView:
@@ -82,13 +83,13 @@ class Source:
         """
         pipeline = self._client.pipeline(transaction=atomic)
         build(pipeline)
-        with _told(self._url):
+        async with _told(self._url):
             replies = await pipeline.execute(raise_on_error=False)
             return [_present(reply) for reply in replies]
 
     async def check(self) -> None:
         """Raise RedisUnusable when the server lacks what every command needs."""
-        with _told(self._url):
+        async with _told(self._url):
             try:
                 await self._client.execute_command("XAUTOCLAIM")  # type: ignore[no-untyped-call]
             except redis.ResponseError as error:
@@ -98,11 +99,14 @@ class Source:
                     raise
 
 
-@contextmanager
-def _told(url: str) -> Iterator[None]:
+@asynccontextmanager
+async def _told(url: str) -> AsyncIterator[None]:
+    # The client library's own timeout is asyncio.wait_for, which can swallow the cancellation that Ctrl-C is, before
+    # Python 3.12 (cpython#86296).
     try:
         with translated(url):
-            yield
+            async with asyncio.timeout(REPLY_TIMEOUT):
+                yield
     except redis.ResponseError as error:
         raise CommandRefused(" ".join(str(error).split())[:200]) from error
 
@@ -118,7 +122,7 @@ def _present(reply: Any) -> Any:
 @asynccontextmanager
 async def open_source(settings: Settings) -> AsyncIterator[Source]:
     """Connect, see that the server is fit, and close in the end."""
-    client = connect(settings.redis_url)
+    client = connect(settings.redis_url, reply_timeout=None)
     try:
         source = Source(client, settings.redis_url, settings.namespace)
         await source.check()
