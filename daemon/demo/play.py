@@ -159,7 +159,7 @@ def _length(number: int) -> float:
 
 
 def _table(report: Report) -> Table:
-    table = Table(title="What came of it", title_justify="left")
+    table = Table(title="What came of it", title_justify="left", show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     rows = (
