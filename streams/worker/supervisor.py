@@ -135,12 +135,15 @@ class Supervisor:
         slot.nonce = secrets.token_hex(8)
         slot.started = time.monotonic()
         slot.starts += 1
-        pulse = Pulse(self._settings.worker.lease_ms / 1000)
+        pulse: Pulse | None = None
         try:
+            pulse = Pulse(self._settings.worker.lease_ms / 1000)
             process = slot.process = await self._spawn(slot, pulse)
         except OSError as error:
+            # Out of descriptors, memory or processes: that may pass, and the other children work on.
             log.warning("cannot start a process", worker=slot.worker, error=str(error))
-            pulse.close()
+            if pulse is not None:
+                pulse.close()
             return EXIT_FAILED
         if self._stopping():
             # The signal came while there was no process yet to pass it on to.
