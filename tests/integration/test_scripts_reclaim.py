@@ -7,7 +7,7 @@ import pytest
 
 from property.lab import Lab, verdict
 from reclaimd.streams import scripts
-from support.servers import Server
+from support.servers import FreshServer, Server
 
 
 @pytest.fixture
@@ -127,6 +127,50 @@ def test_a_lost_row_or_lease_strands_nothing(lab: Lab) -> None:
     lab.reclaim_all(unknown=True)
     lab.reclaim_all(unknown=True)
     assert (lab.where("t-norow"), lab.where("t-nolease")) == ("recovered:normal", "recovered:normal")
+
+
+def test_more_dead_workers_than_a_pass_has_room_for_are_reclaimed_in_several(lab: Lab) -> None:
+    """Each pass keeps its own order, whatever the limit of its calls; the next one begins when it is over."""
+    tokens = {f"w{n:03}": lab.join(f"w{n:03}") for n in range(130)}
+    # Backwards, so that the passes' order and the entries' differ.
+    deal(lab, dict(reversed(tokens.items())), 2 * len(tokens))
+    held = {worker: [f"n{i:03}", f"n{i + 130:03}"] for i, worker in enumerate(reversed(tokens))}
+    lab.expire()
+    answers = [lab.reclaim(limit=50)]
+    while answers[-1].more and len(answers) < 20:
+        answers.append(lab.reclaim(limit=50))
+    workers = list(tokens)
+    passes = [workers[:64], workers[64:128], workers[128:]]
+    assert lab.order("recovered:normal") == [
+        task for those in passes for task in sorted(task for worker in those for task in held[worker])
+    ]
+    assert {answer.workers for answer in answers} - {0} == {64, 2}
+    found = lab.look()
+    assert (found.leases, found.pending["lane:normal"], found.consumers["lane:normal"]) == ({}, {}, {})
+    assert lab.counter("reclaimed:lease_expired") == 260
+
+
+@pytest.mark.parametrize("row", ["lost", "gone"])
+def test_a_lease_without_a_live_row_holds_nobody_up(fresh_server: FreshServer, flavour: str, row: str) -> None:
+    """What a partial loss of data leaves: a score that says live, which no pass takes and no script may wait for."""
+    lab = Lab(fresh_server(flavour))
+    old = lab.join("w")
+    nonce = old.partition("-")[2]
+    gone = f"~left|{lab.now}|{old}|900|{{}}"
+    lab.do(*(("HDEL", lab.key("workers"), "w") if row == "lost" else ("HSET", lab.key("workers"), "w", gone)))
+    lease_end = lab.look().leases["w"]
+    assert lease_end > lab.look().clock["lease"]
+    assert lab.send(scripts.release(lab.partition, "w", nonce, now=lab.now)).status == "gone"
+    assert lab.send(scripts.leave(lab.partition, "w", old, now=lab.now)).status == ("fenced" if row == "lost" else "ok")
+    assert lab.reclaim(unknown=True) == scripts.Reclaimed(0, False, 0)
+    assert lab.look().leases == {"w": lease_end}
+    assert lab.send(lab.join_call("w", "new")).status == "ok"
+    lab.enqueue("t")
+    lab.take("w", lab.look().workers["w"].token)
+    lab.expire()
+    lab.reclaim_all()
+    assert (lab.where("t"), lab.look().leases) == ("recovered:normal", {})
+    lab.close()
 
 
 def test_the_consumer_of_a_dead_worker_goes_and_nothing_with_it(lab: Lab) -> None:

@@ -105,3 +105,21 @@ def test_a_recycled_process_brings_the_task_back_with_one_delivery_more(fleet: F
     assert b"attempts" not in fields
     fleet.open_gate("gate")
     fleet.wait_counter("succeeded")
+
+
+def test_a_handler_that_holds_the_interpreter_costs_its_process_and_its_task_comes_back(fleet: Fleet) -> None:
+    """No thread of that process runs: only its supervisor can see it. No daemon is here to end a lease."""
+    worker = fleet.start("w", concurrency=2)
+    beside = fleet.enqueue(task_app.hold, "beside")
+    fleet.wait_journal("start", task=beside)
+    task = fleet.enqueue(task_app.holds_the_interpreter)
+    after = fleet.enqueue(task_app.note, 1)
+    (end,) = fleet.wait_journal("end", task=task)
+    first, second = fleet.journal("start", task=task)
+    assert end["pid"] == second["pid"] != first["pid"]
+    fleet.wait_journal("start", 2, task=beside)
+    fleet.open_gate("beside")
+    fleet.wait_journal("note", task=after)
+    fleet.wait_counter("succeeded", 3)
+    assert "a handler holds up its whole process" in worker.said()
+    assert fleet.counters()["reclaimed:released"] == 2

@@ -14,6 +14,8 @@ from support.waiting import wait_until
 
 # The scripts' side of each case is tried on all servers elsewhere.
 pytestmark = pytest.mark.flavours("valkey", "redis62")
+# Levels: deeper than any decoder recurses.
+DEEP = 100_000
 
 
 @pytest.fixture
@@ -82,6 +84,30 @@ def test_bodies_and_arguments_that_do_not_fit_never_run(fleet: Fleet) -> None:
     assert "missing required field `n`" in errors["missing"]
     assert all("attempts" not in letter for letter in fleet.dead())
     assert fleet.counters()["joined"] == 1
+
+
+def test_bodies_on_which_a_decoder_gives_up_in_its_own_way_never_run(fleet: Fleet) -> None:
+    """Not UTF-8, or nested without end: neither is an error of the decoder's own kind."""
+    deep = b"[" * DEEP + b"]" * DEEP
+    bodies = {
+        "name-not-utf8": b'{"name":"no\xffop","args":{}}',
+        "key-not-utf8": b'{"name":"typed","args":{"n\xff":1}}',
+        "value-not-utf8": b'{"name":"typed","args":{"n":1,"name":"\xff"}}',
+        "extra-not-utf8": b'{"name":"noop","args":{"n":1},"trace":"\xff"}',
+        "deep": deep,
+        "deep-args": b'{"name":"typed","args":' + deep + b"}",
+        "deep-value": b'{"name":"typed","args":{"n":' + deep + b"}}",
+        "deep-any": b'{"name":"anything","args":{"value":' + deep + b"}}",
+        "deep-trace": b'{"name":"noop","args":{},"trace":{"t":' + deep + b"}}",
+    }
+    put(fleet, *bodies.items())
+    worker = fleet.start("w")
+    fleet.wait_journal("note", task=fleet.enqueue(task_app.note, 1))
+    wait_until(lambda: len(fleet.dead()) == len(bodies), "all of them to be dead letters")
+    assert {letter["task"]: letter["cause"] for letter in fleet.dead()} == dict.fromkeys(bodies, "bad_body")
+    assert all("attempts" not in letter and "deliveries" not in letter for letter in fleet.dead())
+    assert fleet.counters()["joined"] == 1
+    assert len(worker.children) == 1
 
 
 def test_a_task_that_only_a_newer_worker_knows_waits_for_it(fleet: Fleet) -> None:

@@ -104,6 +104,36 @@ def test_one_worker_serves_several_queues(fleet: Fleet) -> None:
     fleet.wait_counter("succeeded", 5, partition=SIDE)
 
 
+def wrong_types(fleet: Fleet) -> int:
+    """How often the server has refused a command for the type of its key."""
+    return int(fleet.raw("INFO", "errorstats").get("errorstat_WRONGTYPE", {"count": 0})["count"])
+
+
+def test_a_queue_whose_turns_fail_holds_no_other_up(fleet: Fleet) -> None:
+    worker = fleet.start("w", queues=("mail", "side"))
+    fleet.wait_counter("joined", partition=SIDE)
+    stream = SIDE.key("lane:normal")
+    fleet.raw("DEL", stream)
+    fleet.raw("SET", stream, "no stream")
+    fleet.call(scripts.ring(SIDE))
+    # Each failing turn meets the wrong type three times; the waits between them double up to a second.
+    before = wrong_types(fleet)
+    wait_until(lambda: wrong_types(fleet) >= before + 12, "the waits to have grown")
+    took = []
+    for n in range(9):
+        began = time.monotonic()
+        (line,) = fleet.wait_journal("note", task=fleet.enqueue(task_app.note, n))
+        took.append(line["at"] - began)
+        fleet.wait_counter("succeeded", n + 1)
+    assert sorted(took)[4] < 0.2
+    assert worker.said().count('"turn failed"') == 1, "logged once"
+    fleet.raw("DEL", stream)
+    task = fleet.enqueue(task_app.aside, 1)
+    fleet.wait_journal("note", task=task)
+    fleet.wait_counter("succeeded", partition=SIDE)
+    assert fleet.counters()["joined"] == 1
+
+
 def test_suspects_run_one_at_a_time(fleet: Fleet) -> None:
     """Two tasks that crashed their processes twice are never in one process again."""
     worker = fleet.start("w", concurrency=4)

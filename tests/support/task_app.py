@@ -8,6 +8,7 @@ import asyncio
 import ctypes
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -166,6 +167,15 @@ async def blocks_the_loop(gate: str, ctx: Context) -> None:
 
 
 @app.task(queue="mail")
+def holds_the_interpreter(ctx: Context) -> None:
+    """The first time, for longer than anybody waits: a regular expression with two ways for each letter."""
+    say("start", ctx)
+    if not ctx.deliveries:
+        re.match("(a|a)+$", "a" * 200 + "b")
+    say("end", ctx)
+
+
+@app.task(queue="mail")
 async def returns_an_object() -> Any:
     return object()
 
@@ -235,6 +245,11 @@ async def aside(n: int, ctx: Context) -> None:
 
 @app.task(queue="mail")
 async def typed(n: int, name: str = "x") -> None:
+    return None
+
+
+@app.task(queue="mail")
+async def anything(value: Any) -> None:
     return None
 
 
