@@ -1,14 +1,14 @@
-"""Carries out what a plan decided, in batches that keep the server responsive for everybody else."""
+"""Carries out what a plan decided."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final, assert_never
 
 import msgspec
 import redis
 
 from reclaimd.daemon.actions import Action, Cleanup, Promote, Reclaim, Retain, Ring
+from reclaimd.daemon.batches import STEP_SECONDS, BatchSize, Pace
 from reclaimd.daemon.connectivity import is_server_wide
 from reclaimd.daemon.links import Send
 from reclaimd.daemon.stolen import Stolen
@@ -16,38 +16,8 @@ from reclaimd.streams import scripts
 from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.keys import Partition
 
-SMALLEST_BATCH: Final = 16
-TOO_SLOW_MS: Final = 8.0
-FAST_MS: Final = 4.0
 RETAIN_ROUND: Final = 10_000
 """What one `retain` call drops at most of each kind."""
-STEP_SECONDS: Final = 1.0
-"""How long one action may go on before its partition is looked at anew: due tasks must not wait for a long reclaim."""
-
-
-class BatchSize:
-    """How many entries the next call may move, so that it blocks the server for about five milliseconds.
-
-    Only the round trip is seen from here. `idle_ms`, what a cheap call takes, stands for the part of it that is not the
-    batch's: to a server that is 20 ms away every call looks slow, and no batch could be small enough.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._least = min(SMALLEST_BATCH, most)
-        self.size = min(most, 4 * SMALLEST_BATCH)
-        self._slow = False
-
-    def took(self, ms: float, moved: int, idle_ms: float = 0.0) -> None:
-        """Learn from a call that moved `moved` entries in `ms` milliseconds."""
-        spent = max(0.0, ms - idle_ms)
-        slow = spent > TOO_SLOW_MS
-        # One slow call is a process that was not scheduled, here or there; two are a batch that is too large.
-        if slow and self._slow:
-            self.size = max(self._least, self.size // 2)
-        self._slow = slow
-        if spent < FAST_MS and moved >= self.size:
-            self.size = min(self._most, self.size + self.size // 2 + 1)
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -63,14 +33,11 @@ class Outcome(msgspec.Struct, frozen=True):
     unfinished: bool = False
 
 
-class Stopwatch:
-    """Milliseconds, known at the end of its block."""
-
-    ms = 0.0
-
-
 class Executor:
-    """Carries out the actions of one partition. `send` sends a script call; `alive` is called after each batch."""
+    """Carries out the actions of one partition. `send` sends a script call; `alive` is called after each batch.
+
+    `pace` learns from the time that calls take, those of its owner too.
+    """
 
     def __init__(
         self,
@@ -85,23 +52,10 @@ class Executor:
         self._partition = partition
         self._send = send
         self._alive = alive
-        self._stolen = stolen or Stolen()
         self._clock = clock
+        self.pace = Pace(stolen or Stolen(), clock, alive)
         self._reclaims = BatchSize(batch_max)
         self._promotes = BatchSize(batch_max)
-        self._idle_ms = 0.0
-
-    @contextmanager
-    def stopwatch(self) -> Iterator["Stopwatch"]:
-        """Measures a round trip as the server makes it, without what this process was late to take up the reply."""
-        watch = Stopwatch()
-        began, stolen = time.perf_counter(), self._stolen.seconds
-        yield watch
-        watch.ms = max(0.0, time.perf_counter() - began - (self._stolen.seconds - stolen)) * 1000
-
-    def saw_round_trip(self, ms: float) -> None:
-        """A cheap call took `ms`: what any call takes here and now, on this network and beside this load."""
-        self._idle_ms = self._idle_ms * 0.7 + ms * 0.3 if self._idle_ms else ms
 
     async def execute(self, actions: tuple[Action, ...]) -> Outcome:
         """Carry them out in their order; each is safe to repeat.
@@ -148,7 +102,7 @@ class Executor:
             moved, workers = moved + reclaimed.moved, max(workers, reclaimed.workers)
             return reclaimed.moved, reclaimed.more
 
-        more = await self._in_batches(self._reclaims, batch)
+        more = await self.pace.repeat(self._reclaims, batch)
         return msgspec.structs.replace(so_far, moved=moved, workers=workers, unfinished=so_far.unfinished or more)
 
     async def _promote(self, so_far: Outcome) -> Outcome:
@@ -160,19 +114,8 @@ class Executor:
             promoted += reply.promoted
             return reply.promoted, reply.more
 
-        more = await self._in_batches(self._promotes, batch)
+        more = await self.pace.repeat(self._promotes, batch)
         return msgspec.structs.replace(so_far, promoted=promoted, unfinished=so_far.unfinished or more)
-
-    async def _in_batches(self, size: BatchSize, batch: Callable[[int], Awaitable[tuple[int, bool]]]) -> bool:
-        """Repeat while there is more and time is left; returns whether there is more."""
-        until = self._clock() + STEP_SECONDS
-        more = True
-        while more and self._clock() < until:
-            with self.stopwatch() as watch:
-                moved, more = await batch(size.size)
-            size.took(watch.ms, moved, self._idle_ms)
-            self._alive()
-        return more
 
     async def _retain(self, action: Retain, so_far: Outcome) -> Outcome:
         limits = scripts.Limits(action.dead_age_ms, action.dead_max, action.events_age_ms, action.events_max)

@@ -61,8 +61,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     deliveries: int = 0
     attempts: int = 0
     handbacks: int = 0
-    token: int = 1
-    first: str = ""
+    token_base: int = 1
     unique: str = ""
     schedule: str = ""
     history: str = ""
@@ -72,6 +71,11 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     def is_suspect(self) -> bool:
         """It came back twice or more without a verdict."""
         return self.stream == SUSPECT
+
+    @property
+    def token(self) -> int:
+        """The fencing token: each time that the task comes back counts something, so their sum only grows."""
+        return self.token_base + self.deliveries + self.attempts + self.handbacks
 
     @property
     def stream_name(self) -> str:
@@ -123,8 +127,7 @@ def _parse(stream: int, entry_id: bytes, fields: list[bytes]) -> Delivery:
         deliveries=int(optional.get(b"deliveries", 0)),
         attempts=int(optional.get(b"attempts", 0)),
         handbacks=int(optional.get(b"handbacks", 0)),
-        token=int(optional.get(b"token", 1)),
-        first=optional.get(b"first", b"").decode(errors="replace"),
+        token_base=int(optional.get(b"token", 1)),
         unique=optional.get(b"unique", b"").decode(errors="replace"),
         schedule=optional.get(b"schedule", b"").decode(errors="replace"),
         history=optional.get(b"history", b"").decode(errors="replace"),

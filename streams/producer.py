@@ -254,8 +254,9 @@ class Producer:
 
     async def _ready_client(self, queue: str) -> redis_log.AsyncClient:
         loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            # A connection of another event loop, which has ended since, can be neither used nor closed.
+        if self._loop is not loop:
+            await self._drop_client()
+        if self._client is None:
             self._client, self._loop = redis_log.connect(self.url), loop
             self._registered.clear()
         if is_due(self._registered, queue):
@@ -265,8 +266,12 @@ class Producer:
 
     async def _drop_client(self) -> None:
         client, self._client = self._client, None
-        if client is not None:
+        if client is not None and self._loop is asyncio.get_running_loop():
             await close_quietly(client)
+        elif client is not None:
+            # Of an event loop that has ended since: it can be neither used nor closed, only collected. The library
+            # would try to close it then, and complain on standard error.
+            client.connection = None
 
     async def aclose(self) -> None:
         """Close the connection; the producer opens a new one when it is used again."""

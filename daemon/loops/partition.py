@@ -75,9 +75,9 @@ class PartitionLoop:
         return None if self.view is None else self.view.now_ms + (time.monotonic() - self.viewed_at) * 1000
 
     async def _look(self) -> None:
-        with self._executor.stopwatch() as watch:
+        with self._executor.pace.stopwatch() as watch:
             reply = await self._context.links.send(scripts.view(self.partition))
-        self._executor.saw_round_trip(watch.ms)
+        self._executor.pace.saw_round_trip(watch.ms)
         view = decode_view(self.partition.queue, self.partition.number, reply)
         before, self.view, self.viewed_at = self.view, view, time.monotonic()
         if before is not None and before.epoch_id and before.epoch_id != view.epoch_id:

@@ -22,9 +22,10 @@ local function redrive(id, rows)
       return { 'exists', e.task, holder }
     end
   end
+  -- The fencing token counts what is set to 0 here, so it goes on from its base.
+  e.token = (tonumber(e.token) or 1) + number(e.deliveries) + number(e.attempts) + number(e.handbacks) + 1
   e.deliveries, e.attempts, e.handbacks = nil, nil, nil
-  e.token = (tonumber(e.token) or 1) + 1
-  remember(e, history_row('redriven', '', e.cause))
+  remember(e, history_row('redriven', '', e.cause, id))
   local new_id = redis.call('XADD', K.streams[LANES[e.lane]], '*', unpack(flat(e)))
   if e.unique then
     redis.call('HSET', K.unique, e.unique, e.task)

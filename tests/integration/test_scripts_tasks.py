@@ -178,7 +178,7 @@ def test_redrive_begins_again_and_keeps_the_history(lab: Lab) -> None:
     call = scripts.redrive(lab.partition, [letter], now=lab.now)
     assert [lab.send(call)[0].status for _ in range(2)] == ["ok", "missing"]
     place = lab.look().places["t"][0]
-    assert (place.where, place.number("attempts"), place.text("first") != "") == ("lane:normal", 0, True)
+    assert (place.where, place.number("attempts"), place.first != "") == ("lane:normal", 0, True)
     assert '"redriven"' in place.text("history")
     assert (lab.look().unique, lab.counter("redriven")) == ({"u": "t"}, 1)
 
@@ -308,6 +308,51 @@ def test_retain_trims_letters_and_events_only_beyond_the_limits(lab: Lab) -> Non
     # Trimming goes by whole nodes of a hundred.
     assert dead >= 200
     assert lab.counter("dead_dropped") == dead
+
+
+def test_a_promotion_stops_at_a_quarter_megabyte(lab: Lab) -> None:
+    tasks = [scripts.NewTask(f"t{i}", "normal", 5, b"x" * 100_000, delay_ms=1) for i in range(7)]
+    lab.send(scripts.enqueue(lab.partition, tasks, epoch_id="e", now=lab.now))
+    lab.now += 1
+    call = scripts.promote(lab.partition, now=lab.now)
+    answers = [lab.send(call) for _ in range(3)]
+    assert [(answer.promoted, answer.more) for answer in answers] == [(3, True), (3, True), (1, False)]
+    assert lab.order("lane:normal") == [f"t{i}" for i in range(7)]
+
+
+def fill(lab: Lab, stream: str, entries: int, size: int) -> None:
+    """So many entries of `size` bytes, a thousand seconds old."""
+    script = """
+        local value = string.rep('x', ARGV[3])
+        for i = 1, ARGV[2] do
+          redis.call('XADD', KEYS[1], ARGV[1] .. '-' .. i, 'body', value)
+        end
+    """
+    lab.do("EVAL", script, 1, lab.key(stream), lab.now - 1_000_000, entries, size)
+
+
+@pytest.mark.parametrize("limits", [(1000, 10**6), (10**9, 10)], ids=["age", "number"])
+def test_a_retention_drops_ten_thousand_at_a_time(lab: Lab, limits: tuple[int, int]) -> None:
+    for stream in ("dead", "events"):
+        fill(lab, stream, 25_000, 1)
+    call = scripts.retain(lab.partition, scripts.Limits(*limits, *limits), now=lab.now)
+    answers = [lab.send(call) for _ in range(3)]
+    for dropped in zip(*answers, strict=True):
+        # Trimming goes by whole nodes of a hundred.
+        assert all(9_900 <= number <= 10_000 for number in dropped[:2])
+        assert 4_900 <= dropped[2] <= 5_200
+    assert int(lab.do("HGET", lab.key("counters"), "dead_dropped")) == sum(letters for letters, _ in answers)
+
+
+@pytest.mark.flavours("valkey", "redis62")
+def test_events_are_kept_within_their_bytes_and_dead_letters_are_not(lab: Lab) -> None:
+    for stream in ("dead", "events"):
+        fill(lab, stream, 160, 1 << 20)
+    keep = scripts.Limits(10**9, 10**6, 10**9, 10**6)
+    letters, events = lab.send(scripts.retain(lab.partition, keep, now=lab.now))
+    assert letters == 0
+    assert 100 <= 160 - events <= 128
+    assert lab.send(scripts.retain(lab.partition, keep, now=lab.now)) == (0, 0)
 
 
 def test_view_counts_what_is_there(lab: Lab) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from model.partition import SEEN_BUCKET, STREAMS, Entry, Event, State, shortest_term
-from property.snapshot import Fields, Raw, Snapshot
+from property.snapshot import Fields, Raw, Snapshot, first_of, token_of
 
 Form: TypeAlias = dict[str, object]
 Told: TypeAlias = tuple[object, ...]
@@ -108,8 +108,8 @@ def of_server(s: Snapshot, rest: Rest, names: Names) -> Form:
     owners = {(stream, real): owner for stream, rows in s.pending.items() for real, owner in rows.items()}
 
     def entry(stream: str, real: str, f: Fields) -> Told:
-        n = [int(f.get(k, d)) for k, d in (("deliveries", 0), ("attempts", 0), ("handbacks", 0), ("token", 1))]
-        owner, first = owners.get((stream, real), ""), names.first(f["task"], f.get("first", ""))
+        n = [*(int(f.get(name, 0)) for name in ("deliveries", "attempts", "handbacks")), token_of(f)]
+        owner, first = owners.get((stream, real), ""), names.first(f["task"], first_of(f.get("history", "")))
         model = names.model(stream, real) if real else 0
         return model, f["task"], f["lane"], int(f["max"]), *n, first, f.get("unique", ""), owner
 

@@ -139,6 +139,9 @@ def _settle(d: Draft, worker: str, settlement: Settlement) -> bool:
         d.events.append(("Settled", worker, task))
         return True
     failed = renumbered(entry)._replace(owner=WAITING)
+    if outcome == "dead":
+        # Nothing was tried, so nothing counts; the token grows when it is redriven.
+        failed = failed._replace(token=entry.token)
     if outcome in ("retry", "failed"):
         failed = failed._replace(attempts=failed.attempts + 1)
     if outcome in ("retry", "parked"):

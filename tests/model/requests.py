@@ -9,6 +9,7 @@ from model import protocol as proto
 from model.lockstep import PARTITION, Request
 from model.normal import Names, nonce_text, token_text
 from model.partition import STREAMS, WAITING, Entry, Ref, Settlement, State, Step
+from property.snapshot import first_of
 from reclaimd.streams import scripts
 from reclaimd.streams.codec import Settlement as Verdict
 
@@ -126,7 +127,7 @@ def turn(who: Incarnation, ask: Ask, names: Names) -> Request:
         for d in t.deliveries:
             entry = Entry(names.model(d.stream_name, d.entry_id), d.task_id, d.lane, d.max_deliveries)
             entry = entry._replace(deliveries=d.deliveries, attempts=d.attempts, handbacks=d.handbacks, token=d.token)
-            entry = entry._replace(first=names.first(d.task_id, d.first), unique=d.unique)
+            entry = entry._replace(first=names.first(d.task_id, first_of(d.history)), unique=d.unique)
             taken.append(_delivered(d.stream - 1, entry))
         lost = tuple((stream - 1, names.model(STREAMS[stream - 1], entry)) for stream, entry in t.lost)
         return "ok", tuple(taken), t.handed_back, t.stale, lost, t.paused

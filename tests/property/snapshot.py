@@ -15,6 +15,18 @@ STREAMS = ("suspect", "recovered:high", "lane:high", "recovered:normal", "lane:n
 Fields = dict[str, str]
 
 
+def token_of(fields: Fields) -> int:
+    """The fencing token, as docs/protocol.md tells to reckon it."""
+    return int(fields.get("token", 1)) + sum(
+        int(fields.get(name, 0)) for name in ("deliveries", "attempts", "handbacks")
+    )
+
+
+def first_of(history: str) -> str:
+    """The first entry that carried the task; empty for one that never came back."""
+    return str(json.loads(history.partition("\n")[0])[4]) if history else ""
+
+
 class Row(NamedTuple):
     """A worker row: `state` is live, fenced or gone."""
 
@@ -41,6 +53,16 @@ class Place(NamedTuple):
 
     def text(self, name: str) -> str:
         return dict(self.fields).get(name, "")
+
+    @property
+    def token(self) -> int:
+        """The fencing token."""
+        return token_of(dict(self.fields))
+
+    @property
+    def first(self) -> str:
+        """The first entry that carried the task, from its history; empty while that is this one."""
+        return first_of(self.text("history"))
 
 
 def entry_order(entry: str) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Envelopes and bodies between bytes and values."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -16,7 +17,6 @@ OPTIONAL = {
     "attempts": "2",
     "handbacks": "3",
     "token": "4",
-    "first": "1-1",
     "unique": "key",
     "schedule": "nightly",
     "history": "[1]",
@@ -28,6 +28,10 @@ def fields(body: bytes = b"{}", /, **more: Any) -> list[bytes]:
     for name, value in {**REQUIRED, **more}.items():
         flat += (name.encode(), value.encode() if isinstance(value, str) else value)
     return [*flat, b"body", body]
+
+
+def read(delivery: Delivery, names: Iterable[str]) -> dict[str, str]:
+    return {name: str(getattr(delivery, "token_base" if name == "token" else name)) for name in names}
 
 
 def test_the_short_form_has_the_defaults() -> None:
@@ -49,14 +53,18 @@ def test_the_short_form_has_the_defaults() -> None:
 
 def test_every_optional_field_is_read() -> None:
     delivery = parse_delivery(3, b"7-0", fields(**OPTIONAL))
-    assert {name: str(getattr(delivery, name)) for name in OPTIONAL} == OPTIONAL
+    assert read(delivery, OPTIONAL) == OPTIONAL
+
+
+def test_the_token_counts_on_from_its_base_with_each_return() -> None:
+    assert parse_delivery(3, b"7-0", fields(**OPTIONAL)).token == 4 + 1 + 2 + 3
 
 
 @given(st.sets(st.sampled_from(sorted(OPTIONAL))))
 def test_any_of_them_may_be_missing(present: set[str]) -> None:
     given_fields = {name: value for name, value in OPTIONAL.items() if name in present}
     delivery = parse_delivery(3, b"7-0", fields(**given_fields))
-    assert {name: str(getattr(delivery, name)) for name in present} == given_fields
+    assert read(delivery, present) == given_fields
     assert delivery.body == b"{}"
 
 

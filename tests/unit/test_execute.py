@@ -8,7 +8,8 @@ import pytest
 import redis
 
 from reclaimd.daemon.actions import Action, Cause, Cleanup, Promote, Reclaim, Retain, Ring
-from reclaimd.daemon.execute import FAST_MS, SMALLEST_BATCH, STEP_SECONDS, TOO_SLOW_MS, BatchSize, Executor, Outcome
+from reclaimd.daemon.batches import FAST_MS, SMALLEST_BATCH, STEP_SECONDS, TOO_SLOW_MS, BatchSize
+from reclaimd.daemon.execute import Executor, Outcome
 from reclaimd.streams.errors import RedisUnreachable
 from reclaimd.streams.keys import Partition
 from reclaimd.streams.scripts import Call
@@ -81,10 +82,28 @@ def test_reclaim_goes_on_while_there_is_more_and_scans_once() -> None:
 
 
 def test_an_action_stops_at_its_time_limit_and_says_so() -> None:
-    ticks = iter((0.0, 0.0, STEP_SECONDS + 0.1))
-    send = Script(reclaim=[[64, 1, 1], [64, 1, 1]])
-    outcome = execute(send, Reclaim(Cause.LEASE_EXPIRED), clock=lambda: next(ticks))
-    assert outcome == Outcome(moved=64, workers=1, unfinished=True)
+    send = Script(reclaim=[[64, 1, 1]] * 9)
+    outcome = execute(send, Reclaim(Cause.LEASE_EXPIRED), clock=lambda: STEP_SECONDS / 3 * len(send.asked))
+    assert outcome == Outcome(moved=64 * 3, workers=1, unfinished=True)
+
+
+def test_two_calls_are_on_their_way_at_once_after_the_first() -> None:
+    send = Script(reclaim=[[64, 1, 1]] * 4 + [[0, 0, 0]] * 2)
+    at_once: list[int] = []
+    running = 0
+
+    async def slow(call: Call[T], /) -> T:
+        nonlocal running
+        running += 1
+        at_once.append(running)
+        await asyncio.sleep(0)
+        reply = await send(call)
+        running -= 1
+        return reply
+
+    outcome = asyncio.run(Executor(Partition("t", "q"), slow, 500).execute((Reclaim(Cause.START),)))
+    assert (outcome.moved, outcome.unfinished) == (64 * 4, False)
+    assert (at_once[0], at_once[1], max(at_once)) == (1, 1, 2)
 
 
 def test_promotion_goes_on_while_there_is_more() -> None:

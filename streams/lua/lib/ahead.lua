@@ -3,53 +3,57 @@
 local LONGEST_AHEAD = 32
 local BIG_BODY = 4096
 
+local byte, sub, match = string.byte, string.sub, string.match
+
 -- As Redis orders IDs. Those of this century have 13 digits of milliseconds, and then text compares like numbers.
 local function id_before(a, b)
-  if string.byte(a, 14) == 45 and string.byte(b, 14) == 45 then
+  if byte(a, 14) == 45 and byte(b, 14) == 45 then
     if #a == #b then
       return a < b
     end
-    local a_ms, b_ms = string.sub(a, 1, 13), string.sub(b, 1, 13)
+    local a_ms, b_ms = sub(a, 1, 13), sub(b, 1, 13)
     return a_ms < b_ms or (a_ms == b_ms and #a < #b)
   end
-  local a_ms, a_seq = string.match(a, '^(%d+)%-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)%-(%d+)$')
+  local a_ms, a_seq = match(a, '^(%d+)%-(%d+)$')
+  local b_ms, b_seq = match(b, '^(%d+)%-(%d+)$')
   a_ms, b_ms = tonumber(a_ms), tonumber(b_ms)
   return a_ms < b_ms or (a_ms == b_ms and tonumber(a_seq) < tonumber(b_seq))
 end
 
-local ahead = { index = 0, rows = {}, at = 1, size = 1, used = 0 }
+-- rows: what was read of K.streams[index] in one go, `at` the next of them; skipped: how many nobody asked for.
+local index_ahead, rows, at, size, skipped = 0, {}, 1, 1, 0
+
+local function has_big_body(row)
+  return row and #row[2][#row[2]] > BIG_BODY
+end
 
 local function read_ahead(index, id)
-  local w = ahead
-  if w.index == index and w.at > #w.rows and w.used * 2 > #w.rows then
-    w.size = math.min(w.size * 2, LONGEST_AHEAD)
+  local n = #rows
+  if index_ahead == index and at > n and skipped * 2 <= n and not has_big_body(rows[n]) then
+    size = math.min(size * 2, LONGEST_AHEAD)
   else
-    w.size = 1
+    size = 1
   end
-  w.rows = redis.call('XRANGE', K.streams[index], id, '+', 'COUNT', w.size)
-  w.index, w.at, w.used = index, 1, 0
+  rows = redis.call('XRANGE', K.streams[index], id, '+', 'COUNT', size)
+  index_ahead, at, skipped = index, 1, 0
 end
 
 -- The fields of an entry, or nil when it does not exist.
 local function fields_of(index, id)
-  local w = ahead
-  if w.index == index then
-    while w.rows[w.at] and id_before(w.rows[w.at][1], id) do
-      w.at = w.at + 1
+  local row = index_ahead == index and rows[at]
+  if not row or row[1] ~= id then
+    while row and id_before(row[1], id) do
+      at, skipped = at + 1, skipped + 1
+      row = rows[at]
+    end
+    if not row or row[1] ~= id then
+      read_ahead(index, id)
+      row = rows[1]
+      if not row or row[1] ~= id then
+        return nil
+      end
     end
   end
-  if w.index ~= index or not w.rows[w.at] or w.rows[w.at][1] ~= id then
-    read_ahead(index, id)
-  end
-  local row = w.rows[1] and w.rows[w.at]
-  if not row or row[1] ~= id then
-    return nil
-  end
-  w.at, w.used = w.at + 1, w.used + 1
-  local fields = row[2]
-  if #(fields[#fields] or '') > BIG_BODY then
-    w.size = 1
-  end
-  return fields
+  at = at + 1
+  return row[2]
 end

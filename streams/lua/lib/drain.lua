@@ -6,20 +6,28 @@ local function pending_of(d, stream, page)
   d.stream, d.from, d.page, d.rows, d.at = stream, '-', page, {}, 0
 end
 
-local function advance(d)
-  d.at = d.at + 1
-  if d.at > #d.rows then
-    if d.at > 1 and #d.rows < d.page then
-      return false
-    end
-    d.rows = redis.pcall('XPENDING', d.stream, GROUP, d.from, '+', d.page, d.worker)
-    d.at = 1
-    if d.rows.err or #d.rows == 0 then
-      return false
-    end
-    d.from = '(' .. d.rows[#d.rows][1]
+local function next_page(d)
+  if d.at > 1 and d.at <= d.page then
+    return false
   end
-  d.id = d.rows[d.at][1]
+  d.rows = redis.pcall('XPENDING', d.stream, GROUP, d.from, '+', d.page, d.worker)
+  d.at = 1
+  if d.rows.err or #d.rows == 0 then
+    return false
+  end
+  d.from = '(' .. d.rows[#d.rows][1]
+  d.id = d.rows[1][1]
+  return true
+end
+
+local function advance(d)
+  local at = d.at + 1
+  d.at = at
+  local row = d.rows[at]
+  if not row then
+    return next_page(d)
+  end
+  d.id = row[1]
   return true
 end
 
@@ -49,12 +57,21 @@ local function sift_down(heap)
   end
 end
 
-local function settle_heap(heap)
-  if not advance(heap[1]) then
+local function settle_root(heap, alive)
+  if not alive then
     heap[1] = heap[#heap]
     heap[#heap] = nil
   end
   sift_down(heap)
+end
+
+-- The first ID of all workers but the root's, or nil.
+local function runner_up(heap)
+  local a, b = heap[2], heap[3]
+  if a and b then
+    return id_before(a.id, b.id) and a.id or b.id
+  end
+  return a and a.id
 end
 
 local function finish(d)
@@ -85,7 +102,7 @@ end
 -- When none are left, their consumers and leases go too.
 local function drain(dead, limit)
   local moved, bytes = 0, 0
-  local page = math.max(8, math.ceil(limit / math.max(1, #dead)) + 1)
+  local page = math.max(8, math.ceil(limit / math.max(1, #dead) / 4))
   local stopped = false
   for i = 1, #K.streams do
     local heap = {}
@@ -96,16 +113,23 @@ local function drain(dead, limit)
         sift_up(heap, #heap)
       end
     end
+    -- One worker's entries up to the next one's first are a run: the heap is touched between runs only.
     while #heap > 0 and not stopped do
       if moved >= limit or bytes >= BYTES_A_CALL then
         stopped = true
       else
-        local d = heap[1]
-        local size = move(i, d.id, d.row.cause, d.worker, d.moved)
-        bytes = bytes + (size or 0)
-        moved = moved + 1
-        d.count = d.count + (size and 1 or 0)
-        settle_heap(heap)
+        local d, rival = heap[1], runner_up(heap)
+        local cause, worker, rows, alive = d.row.cause, d.worker, d.moved, nil
+        repeat
+          local size = move(i, d.id, cause, worker, rows)
+          moved = moved + 1
+          if size then
+            bytes = bytes + size
+            d.count = d.count + 1
+          end
+          alive = advance(d)
+        until not alive or moved >= limit or bytes >= BYTES_A_CALL or (rival and id_before(rival, d.id))
+        settle_root(heap, alive)
       end
     end
     if stopped then

@@ -5,7 +5,7 @@ local SUSPECT = 1
 local LANES = { high = 3, normal = 5, low = 7 }
 local WITHOUT_VERDICT = { lease_expired = true, takeover = true, released = true, unknown = true }
 local COUNTS = { deliveries = true, attempts = true, handbacks = true, token = true }
-local OPTIONAL = { 'deliveries', 'attempts', 'handbacks', 'token', 'first', 'unique', 'schedule', 'history' }
+local OPTIONAL = { 'deliveries', 'attempts', 'handbacks', 'token', 'unique', 'schedule', 'history' }
 
 local to_delete = {}
 
@@ -55,6 +55,7 @@ local function flat(e)
   return f
 end
 
+-- The first row names the first entry of the task, so it stays for good.
 local function remember(e, row)
   if not e.history then
     e.history = row
@@ -62,19 +63,14 @@ local function remember(e, row)
   end
   local _, rows = string.gsub(e.history, '\n', '')
   if rows + 1 >= HISTORY_ROWS then
-    e.history = string.match(e.history, '\n(.*)$')
+    e.history = string.gsub(e.history, '\n[^\n]*', '', 1)
   end
   e.history = e.history .. '\n' .. row
 end
 
-local function history_row(what, worker, cause)
-  return cjson.encode({ now, what, worker, cause })
-end
-
--- A new entry for the same task: its fencing token grows, its first entry ID stays.
-local function renumber(e, id)
-  e.token = (tonumber(e.token) or 1) + 1
-  e.first = e.first or id
+-- id: the entry that ends with it.
+local function history_row(what, worker, cause, id)
+  return cjson.encode({ now, what, worker, cause, id })
 end
 
 local function acknowledge_and_delete(index, ids)
@@ -88,8 +84,9 @@ local function acknowledge(index, id)
     ids = {}
     to_delete[index] = ids
   end
-  ids[#ids + 1] = id
-  if #ids >= 500 then
+  local n = #ids + 1
+  ids[n] = id
+  if n >= 500 then
     acknowledge_and_delete(index, ids)
     to_delete[index] = nil
   end
@@ -152,36 +149,42 @@ end
 
 local returns = {}
 
--- The history row of a return: the same for all entries that a script brings back from one worker.
-local function history_of_return(what, worker, cause)
+-- The history row of a return, up to the entry ID: the same for all entries that a script brings back from one worker.
+local function row_of_return(what, worker, cause)
   local rows = returns[worker]
   if not rows then
     rows = {}
     returns[worker] = rows
   end
   if not rows[cause] then
-    rows[cause] = history_row(what, worker, cause)
+    rows[cause] = string.sub(history_row(what, worker, cause, ''), 1, -3)
   end
   return rows[cause]
 end
 
+local TO = {}
+for i, name in ipairs(STREAM_NAMES) do
+  TO[i] = '","' .. name .. '","'
+end
+
 -- Task IDs and entry IDs need no escaping in JSON.
 local function moved_row(task, target, new_id, deliveries, handbacks, id)
-  return '["' .. task .. '","' .. STREAM_NAMES[target] .. '","' .. new_id .. '",' .. deliveries .. ',' .. handbacks .. ',"' .. id
-    .. '"]'
+  return '["' .. task .. TO[target] .. new_id .. '",' .. deliveries .. ',' .. handbacks .. ',"' .. id .. '"]'
 end
 
 -- The first return of an entry as its producer wrote it: the same as below without taking it apart.
 local function move_first_time(index, id, f, cause, worker, rows)
   local target = LANES[f[6]] - 1
-  local crashed = WITHOUT_VERDICT[cause]
-  local counter, what = 'handbacks', 'handed back'
-  if crashed then
-    counter, what = 'deliveries', 'reclaimed'
+  local new_id
+  if WITHOUT_VERDICT[cause] then
+    new_id = redis.call('XADD', K.streams[target], '*', 'task', f[2], 'at', f[4], 'lane', f[6], 'max', f[8], 'deliveries', '1',
+      'history', row_of_return('reclaimed', worker, cause) .. id .. '"]', 'body', f[10])
+    rows[#rows + 1] = moved_row(f[2], target, new_id, '1', '0', id)
+  else
+    new_id = redis.call('XADD', K.streams[target], '*', 'task', f[2], 'at', f[4], 'lane', f[6], 'max', f[8], 'handbacks', '1',
+      'history', row_of_return('handed back', worker, cause) .. id .. '"]', 'body', f[10])
+    rows[#rows + 1] = moved_row(f[2], target, new_id, '0', '1', id)
   end
-  local new_id = redis.call('XADD', K.streams[target], '*', 'task', f[2], 'at', f[4], 'lane', f[6], 'max', f[8], counter, '1',
-    'token', '2', 'first', id, 'history', history_of_return(what, worker, cause), 'body', f[10])
-  rows[#rows + 1] = moved_row(f[2], target, new_id, crashed and '1' or '0', crashed and '0' or '1', id)
   acknowledge(index, id)
   return #f[10]
 end
@@ -204,10 +207,9 @@ local function move(index, id, cause, worker, rows)
     return move_first_time(index, id, f, cause, worker, rows)
   end
   local e = envelope(f)
-  renumber(e, id)
   if WITHOUT_VERDICT[cause] then
     e.deliveries = number(e.deliveries) + 1
-    remember(e, history_of_return('reclaimed', worker, cause))
+    remember(e, row_of_return('reclaimed', worker, cause) .. id .. '"]')
     if e.deliveries >= (tonumber(e.max) or 1) then
       bury(e, 'max_deliveries', 'came back ' .. e.deliveries .. ' times without a verdict, last: ' .. cause, worker)
       acknowledge(index, id)
@@ -215,7 +217,7 @@ local function move(index, id, cause, worker, rows)
     end
   else
     e.handbacks = number(e.handbacks) + 1
-    remember(e, history_of_return('handed back', worker, cause))
+    remember(e, row_of_return('handed back', worker, cause) .. id .. '"]')
   end
   local target = place(e)
   if target ~= SUSPECT then

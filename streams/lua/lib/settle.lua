@@ -33,15 +33,14 @@ local function settle_with_envelope(s, e, worker, retried, moved)
     count('handed_back', 1)
     return
   end
-  renumber(e, s[2])
   if outcome == 'retry' then
     e.attempts = number(e.attempts) + 1
-    remember(e, history_row('retried', worker, cause))
+    remember(e, history_row('retried', worker, cause, s[2]))
     count('retried', 1)
     delay(e, s, retried)
   elseif outcome == 'parked' then
     e.handbacks = number(e.handbacks) + 1
-    remember(e, history_row('parked', worker, cause))
+    remember(e, history_row('parked', worker, cause, s[2]))
     count('parked', 1)
     delay(e, s, retried)
   else
@@ -49,7 +48,7 @@ local function settle_with_envelope(s, e, worker, retried, moved)
       e.attempts = number(e.attempts) + 1
       count('failed', 1)
     end
-    remember(e, history_row(outcome, worker, cause))
+    remember(e, history_row(outcome, worker, cause, s[2]))
     bury(e, cause, err, worker, { s[6], s[7] })
   end
   -- At once: the same entry may stand in this batch a second time, and must not be pending then.
