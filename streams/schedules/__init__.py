@@ -1,0 +1,1 @@
+"""Schedules: rules that make tasks, kept as events."""
