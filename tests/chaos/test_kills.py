@@ -6,8 +6,10 @@ import time
 
 import pytest
 
+from reclaimd.streams.worker.locks import lock_path
 from support import task_app
-from support.fleet import MAIL, Fleet, is_alive
+from support.fleet import MAIL, NAMESPACE, Fleet, is_alive
+from support.servers import free_port
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.flavours("valkey")
@@ -82,6 +84,27 @@ def test_a_restart_under_the_same_id_waits_for_no_lease(fleet: Fleet) -> None:
     assert took < 10
     fleet.open_gate("gate")
     fleet.wait_counter("succeeded", 3)
+
+
+@pytest.mark.parametrize("lives", [1, 3])
+def test_lives_that_never_joined_do_not_hide_the_one_before_them(fleet: Fleet, lives: int) -> None:
+    """Redis was out of reach while they lived, so it knows of none of them; the lock file does."""
+    path = lock_path(fleet.folder / "state", NAMESPACE, "w")
+    first = fleet.start("w", lease=LONG)
+    task = fleet.enqueue(task_app.hold, "gate")
+    fleet.wait_journal("start", task=task)
+    first.kill_all()
+    for _ in range(lives):
+        written = path.read_bytes()
+        unjoined = fleet.start("w", wait=False, lease=LONG, url=f"redis://127.0.0.1:{free_port()}/0")
+        wait_until(lambda before=written: path.read_bytes() != before, "it to take the lock")  # type: ignore[misc]
+        unjoined.kill_all()
+    fleet.start("w", lease=LONG)
+    lines = fleet.wait_journal("start", 2, task=task)
+    assert lines[-1]["token"] == 2
+    fleet.open_gate("gate")
+    fleet.wait_counter("succeeded")
+    assert "false_reclaims" not in fleet.counters()
 
 
 def test_a_twin_on_the_same_host_is_refused(fleet: Fleet) -> None:

@@ -40,6 +40,30 @@ def test_whoever_gets_the_lock_knows_who_died(tmp_path: Path) -> None:
     assert (holder.worker, holder.namespace, holder.queues) == ("w", "ns", ["mail"])
 
 
+def test_those_who_never_joined_pass_on_whom_they_proved_dead(tmp_path: Path) -> None:
+    """Redis heard of none of their deaths: whoever joins at last has to name them all."""
+    path = tmp_path / "w.lock"
+    held(path, "n0").close()
+    for number in range(1, 4):
+        lock = LockFile.acquire(path)
+        lock.write(worker="w", nonce=f"n{number}", namespace="ns", queues=["mail"], before=lock.proven_dead("w"))
+        lock.close()
+    lock = LockFile.acquire(path)
+    assert lock.proven_dead("w") == ["n3", "n2", "n1", "n0"]
+    assert lock.proven_dead("another") == []
+    lock.write(worker="w", nonce="n4", namespace="ns", queues=["mail"], before=lock.proven_dead("w"))
+    lock.joined("another nonce")
+    lock.close()
+    lock = LockFile.acquire(path)
+    assert len(lock.proven_dead("w")) == 5
+    lock.write(worker="w", nonce="n5", namespace="ns", queues=["mail"], before=lock.proven_dead("w"))
+    lock.joined("n5")
+    lock.close()
+    lock = LockFile.acquire(path)
+    assert lock.proven_dead("w") == ["n5"]
+    lock.close()
+
+
 def test_a_held_lock_is_refused_and_still_readable(tmp_path: Path) -> None:
     path = tmp_path / "w.lock"
     lock = held(path)
