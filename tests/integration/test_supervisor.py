@@ -15,7 +15,9 @@ import structlog
 
 from reclaimd.streams import scripts
 from reclaimd.streams.settings import Settings, WorkerSettings
+from reclaimd.streams.worker.locks import LockFile, lock_path
 from reclaimd.streams.worker.options import EXIT_FAILED, EXIT_FENCED, EXIT_RECYCLE, EXIT_STOPPED
+from reclaimd.streams.worker.releasing import release_proven
 from reclaimd.streams.worker.supervisor import (
     FIRST_BACKOFF,
     LONGEST_BACKOFF,
@@ -39,11 +41,22 @@ def fleet(server: Server, tmp_path: Path) -> Iterator[Fleet]:
         yield fleet
 
 
+def settings_of(fleet: Fleet) -> Settings:
+    worker = WorkerSettings(state_dir=str(fleet.folder / "state"))
+    return Settings(redis_url=fleet.server.url, namespace=NAMESPACE, worker=worker)
+
+
 def supervisor_of(fleet: Fleet) -> Supervisor:
     """One of worker `w`, in this process."""
-    worker = WorkerSettings(state_dir=str(fleet.folder / "state"))
-    settings = Settings(redis_url=fleet.server.url, namespace=NAMESPACE, worker=worker)
-    return Supervisor("support.task_app:app", ["w"], ["mail"], settings)
+    return Supervisor("support.task_app:app", ["w"], ["mail"], settings_of(fleet))
+
+
+def join_and_take(fleet: Fleet, nonce: str, tasks: int) -> None:
+    """A life of worker `w` that holds so many tasks."""
+    token = fleet.call(scripts.join(MAIL, scripts.Identity("w", nonce, 60_000, "{}"), epoch_id="e")).token
+    for number in range(tasks):
+        fleet.enqueue(task_app.noop, number, max_deliveries=1)
+    assert len(fleet.call(scripts.turn(MAIL, "w", token, scripts.Turn(9, True))).deliveries) == tasks
 
 
 def descriptors() -> list[str]:
@@ -132,10 +145,19 @@ def test_a_death_that_tasks_cause_delays_the_next_start_by_little(fleet: Fleet) 
     slot = Slot("w", young_deaths=9)
     for tasks, longest in ((1, LONGEST_BACKOFF_AT_WORK), (0, LONGEST_BACKOFF), (2, LONGEST_BACKOFF_AT_WORK)):
         slot.nonce = f"nonce{slot.young_deaths}"
-        token = fleet.call(scripts.join(MAIL, scripts.Identity("w", slot.nonce, 60_000, "{}"), epoch_id="e")).token
-        for number in range(tasks):
-            fleet.enqueue(task_app.noop, number, max_deliveries=1)
-        assert len(fleet.call(scripts.turn(MAIL, "w", token, scripts.Turn(9, True))).deliveries) == tasks
+        join_and_take(fleet, slot.nonce, tasks)
         asyncio.run(supervisor_of(fleet)._release(slot, KILLED))
         assert delays(fleet, slot, KILLED, 1) == [longest]
     assert fleet.counters()["reclaimed:released"] == 3
+
+
+def test_the_release_after_a_stop_names_those_before_a_life_that_never_joined(fleet: Fleet) -> None:
+    """No new process comes to join with that proof: this is all that looks at the lock file."""
+    join_and_take(fleet, "joined", 2)
+    path = lock_path(fleet.folder / "state", NAMESPACE, "w")
+    lock = LockFile.acquire(path)
+    lock.write(worker="w", nonce="unjoined", namespace=NAMESPACE, queues=["mail"], before=["older", "joined"])
+    assert release_proven("w", settings_of(fleet)) == {}, "the holder lives"
+    lock.close()
+    assert release_proven("w", settings_of(fleet)) == {"w": 2}
+    assert fleet.view()["live"] == 0
