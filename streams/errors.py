@@ -46,6 +46,19 @@ class InvalidSetting(ConfigError):
         return f"{self.name}: {self.why}"
 
 
+class InvalidSchedule(ConfigError):
+    """A schedule that cannot be used. `field`: its user-facing field; `why`: what is wrong with it and what to write."""
+
+    def __init__(self, name: str, field: str, why: str) -> None:
+        super().__init__(name, field, why)
+        self.name = name
+        self.field = field
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"schedule {_shortened(self.name)}: {self.field}: {self.why}"
+
+
 class RedisUnreachable(ReclaimdError):
     """No answer from Redis. `where`: its URL (a password in it is never shown); `why`: the client's own words.
 
