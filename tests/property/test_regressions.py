@@ -1,4 +1,8 @@
-"""Histories that once broke a promise, or that a mutated script survived until they were written down."""
+"""Histories that once broke a promise, or that a mutated script survived until they were written down.
+
+A state machine takes no `@example`, and a seed or a blob of hypothesis means another history as soon as a move or its
+arguments change. So each is written as the machine's own steps, by name, and judged by the same checker.
+"""
 
 from collections.abc import Iterator
 
