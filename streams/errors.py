@@ -47,7 +47,7 @@ class InvalidSetting(ConfigError):
 
 
 class InvalidSchedule(ConfigError):
-    """A schedule that cannot be used. `field`: its user-facing field; `why`: what is wrong with it and what to write."""
+    """A schedule that cannot be used. `field`: its user-facing field; `why`: what is wrong and what to write."""
 
     def __init__(self, name: str, field: str, why: str) -> None:
         super().__init__(name, field, why)

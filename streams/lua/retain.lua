@@ -3,7 +3,7 @@
 -- ARGV: now, dead letters older than this many ms go, most dead letters kept, events older than this many ms go, most events kept
 -- Reply: dead letters dropped, event entries dropped. Events are kept within about 128 MiB besides, whatever their number: an
 -- entry of a busy worker holds hundreds of tasks.
--- Cost: O(dropped), at most 10,000 of each a call
+-- Cost: O(dropped), at most 10,000 of each by age and as many by number a call
 allow_at_maxmemory()
 
 local function trim(stream, age, most)

@@ -108,7 +108,7 @@ class Supervisor:
         try:
             async with self._releasing:
                 released = await anyio.to_thread.run_sync(release_dead, self._releaser, known, self._settings.namespace)
-        except (ReclaimdError, redis.RedisError) as error:
+        except (ReclaimdError, redis.RedisError, RuntimeError) as error:
             log.warning("could not look after earlier lives yet", error=str(error))
             return
         for worker, moved in released.items():
@@ -139,8 +139,8 @@ class Supervisor:
         try:
             pulse = Pulse(self._settings.worker.lease_ms / 1000)
             process = slot.process = await self._spawn(slot, pulse)
-        except OSError as error:
-            # Out of descriptors, memory or processes: that may pass, and the other children work on.
+        except (OSError, RuntimeError) as error:
+            # Out of descriptors, memory, processes or threads (RuntimeError): that may pass, and the others work on.
             log.warning("cannot start a process", worker=slot.worker, error=str(error))
             if pulse is not None:
                 pulse.close()
@@ -209,10 +209,17 @@ class Supervisor:
         holder = read_holder(lock_path(self._folder, self._settings.namespace, slot.worker))
         queues = holder.queues if holder is not None and holder.nonce == slot.nonce else self._queues
         asked = self._stopping()
+        moved = 0
         async with self._releasing:
-            moved = await anyio.to_thread.run_sync(
-                lambda: swallow_release(self._releaser, slot.worker, slot.nonce, queues, asked=asked, wait=RELEASE_FOR)
-            )
+            try:
+                moved = await anyio.to_thread.run_sync(
+                    lambda: swallow_release(
+                        self._releaser, slot.worker, slot.nonce, queues, asked=asked, wait=RELEASE_FOR
+                    )
+                )
+            except RuntimeError as error:
+                # No thread to be had. The next life of this ID proves the death of this one, else its lease ends.
+                log.warning("could not release", worker=slot.worker, error=str(error))
         slot.had_work = moved > 0
         if code != EXIT_STOPPED or moved > 0:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
