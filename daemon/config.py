@@ -6,13 +6,19 @@ pydantic-settings. Here is what only programs do: reading files.
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
+from reclaimd.daemon.config_sources import read_sources
 from reclaimd.streams import configure
 from reclaimd.streams.configure import CONFIG_VARIABLE, Config, Row, describe
 from reclaimd.streams.credentials import with_credentials
 from reclaimd.streams.errors import ConfigError
+from reclaimd.streams.source_settings import SECTION as SOURCE
+from reclaimd.streams.source_settings import SourceSettings
 
 __all__ = ["Config", "Row", "describe", "load"]
 
@@ -26,12 +32,14 @@ def load(config_file: Path | None, environ: Mapping[str, str], flags: Mapping[st
     named = environ.get(CONFIG_VARIABLE)
     path = config_file if config_file is not None else Path(named) if named else None
     layers = [configure.from_environment(environ), configure.from_flags(flags)]
+    sources: tuple[SourceSettings, ...] = ()
     if path is not None:
-        layers.insert(0, _from_file(path))
-    return with_credentials(configure.merge(*layers), environ)
+        given, sources = _from_file(path)
+        layers.insert(0, given)
+    return msgspec.structs.replace(with_credentials(configure.merge(*layers), environ), sources=sources)
 
 
-def _from_file(path: Path) -> list[configure.Given]:
+def _from_file(path: Path) -> tuple[list[configure.Given], tuple[SourceSettings, ...]]:
     try:
         document = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -42,18 +50,28 @@ def _from_file(path: Path) -> list[configure.Given]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     lines = _lines_of_keys(document)
-    return configure.from_table(table, lambda key: f"{path}, line {lines[key]}" if key in lines else str(path))
+
+    def place(key: str) -> str:
+        return f"{path}, line {lines[key]}" if key in lines else str(path)
+
+    sources = read_sources(table.pop(SOURCE), place) if SOURCE in table else ()
+    return configure.from_table(table, place), sources
 
 
 def _lines_of_keys(document: str) -> dict[str, int]:
-    """Full key or section → line, as far as a look at each line's beginning can tell: good enough for a message."""
-    section, lines = "", dict[str, int]()
+    """Full key or section → line, as far as a look at each line's beginning can tell: good enough for a message.
+
+    Those of the second `[[source]]` are `source[1]` and `source[1].path`.
+    """
+    section, lines, seen = "", dict[str, int](), Counter[str]()
     for number, line in enumerate(document.splitlines(), start=1):
-        header = re.match(r"\s*\[\[?\s*([\w.-]+)\s*\]", line)
+        header = re.match(r"\s*\[(\[?)\s*([\w.-]+)\s*\]", line)
         key = re.match(r"\s*[\"']?([\w.-]+)[\"']?\s*=", line)
         if header:
-            section = header[1]
+            section = f"{header[2]}[{seen[header[2]]}]" if header[1] else header[2]
+            seen[header[2]] += 1
             lines.setdefault(section, number)
+            lines.setdefault(header[2], number)
         elif key:
             lines.setdefault(f"{section}.{key[1]}" if section else key[1], number)
     return lines

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from reclaimd.streams.options import Kind, Option
 from reclaimd.streams.settings import SECTIONS, all_options
+from reclaimd.streams.source_settings import source_options
 
 SAMPLE = Path("systemd/reclaimd.toml")
 PAGE = Path("docs/configuration.md")
@@ -37,6 +38,22 @@ environment alone.
 `systemd/reclaimd.toml` is a sample with every key.
 """
 
+_SAMPLE_SOURCES = """\
+# Schedules that a file or a database holds: one [[source]] for each. See docs/sources.md.
+#
+#     [[source]]
+"""
+
+_PAGE_SOURCES = """\
+## [[source]]
+
+A file or a database that holds schedules; one `[[source]]` for each. What they are and do is in
+[sources.md](sources.md). Only the file can hold them, neither environment nor flags.
+
+| key | default | allowed | what |
+|---|---|---|---|
+"""
+
 _SECTION_TITLES = {"": "Top level", "worker": "[worker]", "daemon": "[daemon]"}
 
 
@@ -50,6 +67,8 @@ def sample() -> str:
             note = textwrap.fill(option.doc, 118, initial_indent="# ", subsequent_indent="# ")
             unset = f"# Not set: {option.when_unset}.\n" if option.when_unset else ""
             parts.append(f"{note}\n{unset}# {option.name} = {_toml(option)}\n")
+    examples = [f"#     {option.name} = {_toml(option)}\n" for option in source_options().values()]
+    parts.append(_SAMPLE_SOURCES + "".join(line for line in examples if "path" not in line and "url_file" not in line))
     return "\n".join(parts)
 
 
@@ -63,6 +82,7 @@ def page() -> str:
             *map(_row, _options(section)),
         ]
         parts.append(f"## {_SECTION_TITLES[section]}\n\n" + "\n".join(rows) + "\n")
+    parts.append(_PAGE_SOURCES + "".join(f"| {' | '.join(_cells(option))} |\n" for option in source_options().values()))
     return "\n".join(parts)
 
 
@@ -78,14 +98,22 @@ def _options(section: str) -> list[Option]:
 
 def _toml(option: Option) -> str:
     value = option.example or option.shown(option.default)
-    return value if option.kind is Kind.INTEGER else f'"{value}"'
+    return value if option.kind in (Kind.INTEGER, Kind.BOOLEAN) else f'"{value}"'
 
 
 def _row(option: Option) -> str:
+    name, default, allowed, doc = _cells(option)
+    return f"| {name} | {default} | {allowed} | `{option.variable}` | {doc} |"
+
+
+def _cells(option: Option) -> tuple[str, str, str, str]:
+    """Key, default, what is allowed, meaning."""
     default = option.when_unset or f"`{option.shown(option.default)}`"
-    bounded = option.kind in (Kind.DURATION, Kind.INTEGER)
-    allowed = f"{option.shown(option.least)} … {option.shown(option.most)}" if bounded else ", ".join(option.choices)
-    return f"| `{option.name}` | {default} | {allowed or 'text'} | `{option.variable}` | {option.doc} |"
+    if option.kind in (Kind.DURATION, Kind.INTEGER):
+        allowed = f"{option.shown(option.least)} … {option.shown(option.most)}"
+    else:
+        allowed = ", ".join(option.choices) or option.kind.replace("boolean", "true, false")
+    return f"`{option.name}`", default, allowed, option.doc
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Redis URLs and listening addresses: what is valid, and what may be shown."""
+"""Redis URLs, database URLs, paths and listening addresses: what is valid, and what may be shown."""
 
 import re
 from urllib.parse import quote, unquote, urlsplit
 
 MASK = "***"
 SCHEMES = ("redis", "rediss", "unix")
+
+DATABASE_SCHEMES = ("sqlite", "sqlite+aiosqlite", "postgresql", "postgres", "postgresql+asyncpg")
 
 _SECRET_QUERY = re.compile(r"(?i)([?&][^=&#]*(?:password|secret|token)[^=&#]*=)[^&#]*")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
@@ -50,6 +52,27 @@ def url_problem(url: str) -> str | None:
             f"after the host comes at most the number of a database (percent-encode / ? # @ in a password): {examples}"
         )
     return None
+
+
+def database_url_problem(url: str) -> str | None:
+    """What is wrong with the URL of a SQL database, without showing any of its password; None when nothing is."""
+    examples = "say sqlite:////var/lib/app.db or postgresql://user@host/name"
+    scheme, separator, rest = _split_scheme(url)
+    if not separator or scheme.lower() not in DATABASE_SCHEMES:
+        return f"a database URL begins with sqlite:// or postgresql://: {examples}"
+    if scheme.lower().startswith("sqlite"):
+        return None if re.fullmatch(r"/[^?#]+", rest) else f"after sqlite:/// comes a file, nothing else: {examples}"
+    try:
+        parts = urlsplit(url)
+        readable = parts.hostname is not None and parts.port != 0
+    except ValueError:
+        readable = False
+    return None if readable else f"host or port cannot be read (percent-encode / ? # @ : in a password): {examples}"
+
+
+def path_problem(path: str) -> str | None:
+    """What is wrong with the path of a file that a setting names; None when nothing is."""
+    return None if path.startswith("/") else "expected an absolute path, one that begins with /"
 
 
 def has_password(url: str) -> bool:

@@ -159,8 +159,9 @@ def _flattened(table: Mapping[str, object], source: Callable[[str], str]) -> Ite
                 raise ConfigError(f"{key} in {source(key)} is a section: write [{key}] and its keys below it")
             yield from ((f"{key}.{inner}", raw) for inner, raw in value.items())
         elif isinstance(value, Mapping) or (isinstance(value, list) and value and isinstance(value[0], Mapping)):
-            known = ", ".join(f"[{section}]" for section in sections)
-            hint = _nearest(key, sections, "[{}]") or f": the sections are {known}"
+            known = ", ".join([*(f"[{section}]" for section in sections), "[[source]]"])
+            near = ": did you mean [[source]]?" if key == "sources" else _nearest(key, sections, "[{}]")
+            hint = near or f": the sections are {known}"
             raise ConfigError(f"unknown section [{key}] in {source(key)}{hint}")
         else:
             yield key, value

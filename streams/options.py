@@ -25,6 +25,7 @@ class Kind(StrEnum):
     INTEGER = "integer"
     TEXT = "text"
     CHOICE = "choice"
+    BOOLEAN = "boolean"
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +98,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
             return "one of " + ", ".join(self.choices)
         if self.kind is Kind.TEXT:
             return "a text, not empty"
+        if self.kind is Kind.BOOLEAN:
+            return "true or false"
         bounds = [
             f"{word} {self._plain(bound)}"
             for word, bound in (("from", self.least), ("to", self.most))
@@ -112,6 +115,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         return redacted(str(value)) if self.secret else self._plain(value)
 
     def _plain(self, value: int | str) -> str:
+        if self.kind is Kind.BOOLEAN:
+            return "true" if value else "false"
         return format_duration(value) if self.kind is Kind.DURATION and isinstance(value, int) else str(value)
 
 
@@ -135,6 +140,11 @@ def choice(doc: str, **extra: Any) -> msgspec.Meta:
     return msgspec.Meta(description=doc, extra=extra)
 
 
+def boolean(doc: str, **extra: Any) -> msgspec.Meta:
+    """Describe a yes or no."""
+    return msgspec.Meta(description=doc, extra=extra)
+
+
 def options_of(struct: type[msgspec.Struct], section: str) -> tuple[Option, ...]:
     """The options of a Struct in the order of its fields, those without a description left out."""
     hints = get_type_hints(struct, include_extras=True)
@@ -154,6 +164,8 @@ def _option(section: str, field: msgspec.structs.FieldInfo, value_type: Any) -> 
     choices = get_args(base) if get_origin(base) is Literal else ()
     if extra.pop("duration", False):
         kind = Kind.DURATION
+    elif base is bool:
+        kind = Kind.BOOLEAN
     elif choices:
         kind = Kind.CHOICE
     else:
@@ -163,7 +175,7 @@ def _option(section: str, field: msgspec.structs.FieldInfo, value_type: Any) -> 
         field=field.name,
         kind=kind,
         value_type=value_type,
-        default=field.default,
+        default=None if field.required else field.default,
         doc=meta.description,
         least=meta.ge,
         most=meta.le,

@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from reclaimd.streams.addresses import parse_listen, redacted, url_problem
+from reclaimd.streams.addresses import parse_listen, path_problem, redacted, url_problem
 from reclaimd.streams.durations import format_duration
 from reclaimd.streams.errors import InvalidSetting
 from reclaimd.streams.options import Option, choice, duration, integer, options_of, text
+from reclaimd.streams.source_settings import SourceSettings
 
 SECOND = 1_000
 MINUTE = 60 * SECOND
@@ -37,10 +38,6 @@ def _listen_problem(listen: str) -> str | None:
     except ValueError as error:
         return str(error)
     return None
-
-
-def _path_problem(path: str) -> str | None:
-    return None if path.startswith("/") else "expected an absolute path, one that begins with /"
 
 
 class _Checked(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +122,7 @@ class WorkerSettings(_Checked, frozen=True, kw_only=True):
                 "after a restart.",
                 example="/var/lib/reclaimd",
                 when_unset="chosen by the worker: a state or runtime folder of the user",
-                check=_path_problem,
+                check=path_problem,
             ),
         ]
         | None
@@ -204,7 +201,7 @@ class Settings(_Checked, frozen=True, kw_only=True):
                 "A file that holds the Redis password.",
                 example="/etc/reclaimd/redis_password",
                 when_unset="the systemd credential redis_password, if there is one and redis_url has no password",
-                check=_path_problem,
+                check=path_problem,
             ),
         ]
         | None
@@ -221,6 +218,7 @@ class Settings(_Checked, frozen=True, kw_only=True):
     )
     worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
     daemon: DaemonSettings = msgspec.field(default_factory=DaemonSettings)
+    sources: tuple[SourceSettings, ...] = ()
 
     def __repr__(self) -> str:
         fields = ((name, getattr(self, name)) for name in self.__struct_fields__)
