@@ -12,6 +12,7 @@ from typing import Any
 from reclaimd.streams.errors import EnqueueUncertain, ReclaimdError
 from reclaimd.streams.tasks import Task
 from support import task_app
+from support.aof import cut_unfinished
 from support.fleet import Fleet, WorkerProcess, process_state
 from support.proxy import Proxy
 from support.waiting import wait_until
@@ -170,6 +171,8 @@ class Storm:
 
     def _kill_server(self) -> None:
         self._fleet.server.kill9()
+        # Else the half of a script that reached the disk would come true at the next kill: docs/protocol.md.
+        cut_unfinished(self._fleet.server.folder)
         self._fleet.server.start()
 
     def calm(self) -> None:
