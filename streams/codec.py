@@ -147,6 +147,7 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True):
     delay_ms: int = 0
     cause: str = ""
     error: str = ""
+    schedule: str = ""
 
 
 def settle(
@@ -171,4 +172,5 @@ def settle(
         delay_ms,
         cause,
         error[:500].encode("utf-8", "replace").decode(),
+        delivery.schedule,
     )

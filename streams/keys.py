@@ -22,6 +22,7 @@ GROUP = "workers"
 
 _SUFFIXES = {
     "bodies": "delayed:body",
+    "queued": "fired:queued",
     "seen_even": "seen:0",
     "seen_odd": "seen:1",
 }

@@ -319,4 +319,6 @@ ALL_SCRIPTS = (
     "purge",
     "cleanup",
     "retain",
+    "fire",
+    "retire",
 )

@@ -1,28 +1,9 @@
 -- promote: delayed tasks that are due go to the tail of their lane (suspects to theirs).
--- KEYS: epoch clock counters events bell unique dead delayed bodies streams
--- USES: ahead move
+-- KEYS: epoch clock counters events bell unique dead delayed bodies fired queued streams
+-- USES: ids ahead envelope occurrence move
 -- ARGV: now, limit
 -- Reply: promoted, next due (wall ms, or 0), 1 if it stopped at the limit or at about 256 KiB
 -- Cost: O(promoted · log delayed)
-
-local function delayed_envelope(body)
-  local readable, e = pcall(function()
-    local f = cjson.decode(body)
-    return is_well_formed(f) and envelope(f)
-  end)
-  return readable and e
-end
-
--- Somebody else wrote it; were it an error, it would keep all the others from their lanes.
-local function bury_unreadable(task, body)
-  local reason = 'not an envelope of the protocol'
-  local id = redis.call('XADD', K.dead, '*', 'task', 'foreign:delayed:' .. task, 'cause', 'foreign', 'error', reason,
-    'worker', '', 'dead_at', now_text, 'x:body', body)
-  count('dead', 1)
-  count('dead:foreign', 1)
-  event('Died', { worker = '', tasks = { { 'foreign:delayed:' .. task, id, 'foreign', reason, -1, '' } } })
-end
-
 local BYTES_A_CALL = 262144
 
 allow_at_maxmemory()
@@ -36,9 +17,10 @@ for i = 1, #due, 2 do
   local task = due[i]
   local body = redis.call('HGET', K.bodies, task)
   bytes = bytes + #(body or '')
-  local e = body and delayed_envelope(body)
+  local e = body and stored_envelope(body)
   if body and not e then
-    bury_unreadable(task, body)
+    bury_unreadable('delayed', task, body)
+    close(schedule_of(task), task)
   elseif body then
     local index = place(e)
     local id = redis.call('XADD', K.streams[index], '*', unpack(flat(e)))
@@ -46,6 +28,7 @@ for i = 1, #due, 2 do
   else
     event('Ghost', { worker = '', entries = { { 'delayed', task } } })
     count('ghosts', 1)
+    close(schedule_of(task), task)
   end
   redis.call('ZREM', K.delayed, task)
   redis.call('HDEL', K.bodies, task)

@@ -1,6 +1,6 @@
 -- turn: the hot path of a worker. Check the token, renew, settle, audit, read: one round trip for a whole batch.
--- KEYS: epoch clock counters events bell unique dead workers leases turns control delayed bodies streams
--- USES: clock worker ahead move settle
+-- KEYS: epoch clock counters events bell unique dead workers leases turns control delayed bodies fired queued streams
+-- USES: clock worker ids ahead envelope occurrence move settle
 -- ARGV: now, worker, token, want, 1 if a suspect may be read, settlements JSON, running JSON for an audit or empty,
 --       number of the turn, growing within an incarnation, or empty
 -- Reply: ok lease_now entries handed_back lost stale paused | fenced | late | state <state>

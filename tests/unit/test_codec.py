@@ -109,7 +109,7 @@ def test_a_settlement_is_what_the_script_takes() -> None:
     delivery = parse_delivery(3, b"7-0", fields(unique="key"))
     verdict = settle(delivery, "retry", run_ms=5, name="send", delay_ms=9, cause="raised", error="x" * 900)
     assert msgspec.json.decode(msgspec.json.encode(verdict)) == [
-        3, "7-0", "retry", "t-1", "key", 5, "send", 9, "raised", "x" * 500,
+        3, "7-0", "retry", "t-1", "key", 5, "send", 9, "raised", "x" * 500, "",
     ]  # fmt: skip
 
 

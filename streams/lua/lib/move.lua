@@ -1,77 +1,8 @@
 -- An entry's way to another stream: the one routine by which a task comes back, and the one by which it is buried.
-local HISTORY_ROWS = 20
 local SUSPECT_FROM = 2
-local SUSPECT = 1
-local LANES = { high = 3, normal = 5, low = 7 }
 local WITHOUT_VERDICT = { lease_expired = true, takeover = true, released = true, unknown = true }
-local COUNTS = { deliveries = true, attempts = true, handbacks = true, token = true }
-local OPTIONAL = { 'deliveries', 'attempts', 'handbacks', 'token', 'unique', 'schedule', 'history' }
 
 local to_delete = {}
-
--- Of at most 15 digits: exact in Lua, and readable for every client.
-local function is_count(text)
-  text = tostring(text)
-  return #text <= 15 and string.find(text, '^%d+$') ~= nil
-end
-
--- All that moving needs; whether the numbers are numbers is judged when the entry is delivered.
-local function is_whole(f)
-  return f[1] == 'task' and f[3] == 'at' and f[5] == 'lane' and f[7] == 'max' and f[#f - 1] == 'body' and LANES[f[6]] ~= nil
-    and #f[2] <= 128 and string.find(f[2], '^[%w._:-]+$') ~= nil
-end
-
-local function is_well_formed(f)
-  local good = is_whole(f) and is_count(f[4]) and is_count(f[8])
-  for i = 9, good and #f - 2 or 0, 2 do
-    good = good and (not COUNTS[f[i]] or is_count(f[i + 1]))
-  end
-  return good
-end
-
-local function envelope(f)
-  local e = {}
-  for i = 1, #f, 2 do
-    e[f[i]] = f[i + 1]
-  end
-  return e
-end
-
-local function number(text)
-  return tonumber(text) or 0
-end
-
-local function flat(e)
-  local f = { 'task', e.task, 'at', e.at, 'lane', e.lane, 'max', e.max }
-  for i = 1, #OPTIONAL do
-    local value = e[OPTIONAL[i]]
-    if value and value ~= 0 then
-      f[#f + 1] = OPTIONAL[i]
-      f[#f + 1] = value
-    end
-  end
-  f[#f + 1] = 'body'
-  f[#f + 1] = e.body
-  return f
-end
-
--- The first row names the first entry of the task, so it stays for good.
-local function remember(e, row)
-  if not e.history then
-    e.history = row
-    return
-  end
-  local _, rows = string.gsub(e.history, '\n', '')
-  if rows + 1 >= HISTORY_ROWS then
-    e.history = string.gsub(e.history, '\n[^\n]*', '', 1)
-  end
-  e.history = e.history .. '\n' .. row
-end
-
--- id: the entry that ends with it.
-local function history_row(what, worker, cause, id)
-  return cjson.encode({ now, what, worker, cause, id })
-end
 
 local function acknowledge_and_delete(index, ids)
   redis.call('XACK', K.streams[index], GROUP, unpack(ids))
@@ -116,6 +47,7 @@ local function bury(e, cause, err, worker, run)
   count('dead', 1)
   count('dead:' .. cause, 1)
   event('Died', { worker = worker, tasks = { { e.task, id, cause, err, run and run[1] or -1, run and run[2] or '' } } })
+  close(e.schedule, e.task)
 end
 
 -- Keeps every field. More fields than `unpack` can take travel as one JSON array.
@@ -136,6 +68,8 @@ local function bury_foreign(index, id, f, worker)
   count('dead', 1)
   count('dead:foreign', 1)
   event('Died', { worker = worker, tasks = { { task, target, 'foreign', reason, -1, '' } } })
+  local e = envelope(f)
+  close(e.schedule, e.task)
   acknowledge(index, id)
 end
 

@@ -1,5 +1,5 @@
 -- Settlements (docs/protocol.md "Settling"): what a worker's verdict does to its entry.
--- s: [stream index, entry ID, outcome, task_id, unique, run_ms, name, delay_ms, cause, error]
+-- s: [stream index, entry ID, outcome, task_id, unique, run_ms, name, delay_ms, cause, error, schedule]
 
 -- The entry's envelope when it is still pending to this worker; nil when it was settled or moved before.
 local function pending_envelope(s, worker)
@@ -13,6 +13,7 @@ local function pending_envelope(s, worker)
     redis.call('XACK', stream, GROUP, id)
     count('ghosts', 1)
     event('Ghost', { worker = worker, entries = { { STREAM_NAMES[s[1]], id } } })
+    close(s[11], s[4])
     return nil
   end
   return envelope(got[1][2])
@@ -59,7 +60,7 @@ end
 -- Acknowledges what succeeded, and deletes it before anything else can fail: an entry that is acknowledged and still
 -- there would be neither open nor settled.
 local function settle_succeeded(settlements)
-  local done, stale, ended, keyed = {}, 0, {}, {}
+  local done, stale, ended, keyed, scheduled = {}, 0, {}, {}, {}
   for _, s in ipairs(settlements) do
     if s[3] == 'succeeded' then
       -- The token was checked, so what is pending under this ID is pending to this incarnation.
@@ -69,6 +70,9 @@ local function settle_succeeded(settlements)
         ids[#ids + 1] = s[2]
         if s[5] ~= '' then
           keyed[#keyed + 1] = s
+        end
+        if s[11] and s[11] ~= '' then
+          scheduled[#scheduled + 1] = s
         end
         done[#done + 1] = { s[4], s[6], s[7] }
       else
@@ -83,6 +87,9 @@ local function settle_succeeded(settlements)
   end
   for _, s in ipairs(keyed) do
     release_unique(s[5], s[4])
+  end
+  for _, s in ipairs(scheduled) do
+    close(s[11], s[4])
   end
   return done, stale
 end

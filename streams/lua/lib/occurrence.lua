@@ -1,0 +1,74 @@
+-- Occurrences of schedules (docs/protocol.md "Schedules"): the row of each schedule, what is told of them, and closing.
+local NO_GENERATION = '0-0'
+
+-- The row of a schedule that has none is a fresh one; nil for one that cannot be read.
+local function fired_row(text)
+  if not text then
+    return { generation = NO_GENERATION, last = '0', count = '0', open = '' }
+  end
+  local generation, last, fired, open = string.match(text, '^(%d+%-%d+)|(%d+)|(%d+)|([^|]*)$')
+  return generation and { generation = generation, last = last, count = fired, open = open }
+end
+
+local function write_row(schedule, row)
+  redis.call('HSET', K.fired, schedule, row.generation .. '|' .. row.last .. '|' .. row.count .. '|' .. row.open)
+end
+
+-- One event of each kind a call.
+local told = {}
+
+local function tell(kind, column, row)
+  if not told[kind] then
+    told[kind] = event(kind, { [column] = {} })[column]
+  end
+  table.insert(told[kind], row)
+end
+
+-- nominal: of the occurrence, as a number. queued: 1 when it has waited for its predecessor.
+local function tell_fired(schedule, generation, nominal, task, id, late, queued)
+  tell('OccurrenceFired', 'tasks', { schedule, generation, nominal, task, id, math.max(0, late), queued })
+  count('occurrences:fired', 1)
+  count('enqueued', 1)
+end
+
+local function tell_skipped(schedule, generation, from, to, n, reason)
+  tell('OccurrenceSkipped', 'occurrences', { schedule, generation, from, to, n, reason })
+  count('occurrences:skipped:' .. reason, 1)
+end
+
+-- Of a task that an occurrence made: its ID begins with it. Nil for any other.
+local function schedule_of(task)
+  return string.match(task, '^([%w._-]+):%d+%-%d+:%d+$')
+end
+
+local function occurrence_of(task)
+  local generation, nominal = string.match(task, ':(%d+%-%d+):(%d+)$')
+  return generation or '', tonumber(nominal) or 0
+end
+
+-- The open task of a schedule has ended: whatever waited for that goes to its lane and is the open one. Reads go on where a key
+-- is of another type, because what ended has been settled already.
+local function close(schedule, task)
+  local text = schedule and schedule ~= '' and redis.pcall('HGET', K.fired, schedule)
+  local row = type(text) == 'string' and fired_row(text)
+  if not row or row.open ~= task then
+    return
+  end
+  local kept = redis.pcall('HGET', K.queued, schedule)
+  kept = type(kept) == 'string' and kept
+  local e = kept and stored_envelope(kept)
+  row.open = ''
+  if e then
+    e.at, row.open = now_text, e.task
+    local id = redis.call('XADD', K.streams[LANES[e.lane]], '*', unpack(flat(e)))
+    local generation, nominal = occurrence_of(e.task)
+    tell_fired(schedule, generation, nominal, e.task, id, now - nominal, 1)
+    ring()
+  elseif kept then
+    bury_unreadable('queued', schedule, kept)
+  end
+  write_row(schedule, row)
+  if kept then
+    redis.call('HDEL', K.queued, schedule)
+  end
+end

@@ -1,0 +1,197 @@
+"""Typed callers of the scripts that make tasks of a schedule's instants. No IO here.
+
+`:fired` records for each schedule what was dealt with. The scripts hold every row of a plan against that, so that a
+plan made on a stale view, sent twice or sent by two daemons has no second effect (docs/protocol.md "Schedules").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from reclaimd.streams.keys import Partition
+from reclaimd.streams.lua_source import load_script
+from reclaimd.streams.scripts import Arg, Call
+
+FIRE_ROWS: Final = 500
+"""What one call of `fire` or `retire` may hold, so that it does not block the server for more than about 5 ms."""
+FIRE_BYTES: Final = 262_144
+"""What the bodies of one call may come to, about."""
+VIEW_MS: Final = 5_000
+"""How far the view of a plan may be from the server's present."""
+
+FireOverlap = Literal["allow", "skip", "queue_one", "wait"]
+FireStatus = Literal[
+    "fired", "queued", "skipped", "open", "finished", "early", "stale", "duplicate", "behind", "unreadable"
+]
+
+
+class Fired(msgspec.Struct, frozen=True, gc=False):
+    """What was dealt with of a schedule. `last`: nominal wall ms of the last instant that was fired, queued or skipped
+    in this generation, 0 for none; `count`: fired or queued in it; `open`: task_id of the open task, or empty.
+    """
+
+    generation: str = "0-0"
+    last: int = 0
+    count: int = 0
+    open: str = ""
+
+
+class FireRow(NamedTuple):
+    """Make a task of one instant. `after`: the `last` that this plan stands on, 0 for a generation that has none;
+    `due`: nominal plus jitter; `limit`: how many in a generation, 0 for any number. Instants are wall ms.
+    """
+
+    schedule: str
+    generation: str
+    after: int
+    nominal: int
+    due: int
+    overlap: FireOverlap
+    lane: str
+    max_deliveries: int
+    body: bytes
+    limit: int = 0
+
+
+class SkipRow(NamedTuple):
+    """Pass over the instants behind `after`, up to and with `upto`. `count`: how many, -1 when nobody counted."""
+
+    schedule: str
+    generation: str
+    after: int
+    upto: int
+    count: int
+    reason: str
+
+
+class RunRow(NamedTuple):
+    """Make a task now, whatever the schedule says. The same `request_id` (1-40 of A-Z a-z 0-9 . _ -) makes one task."""
+
+    schedule: str
+    request_id: str
+    lane: str
+    max_deliveries: int
+    body: bytes
+
+
+Row: TypeAlias = FireRow | SkipRow | RunRow
+
+
+class FireResult(NamedTuple):
+    """What became of one row, and the schedule's row after it.
+
+    fired (`entry_id`), queued behind the open task, skipped. Nothing changed when: open (overlap `wait`), finished (the
+    limit is reached), early (not due by the server's clock), stale (a newer generation fires), duplicate (dealt with
+    before), behind (`after` is not the last: plan again from `fired`), unreadable (somebody wrote another row). For a
+    run `fired` is empty and the status is fired or duplicate.
+    """
+
+    status: FireStatus
+    fired: Fired
+    entry_id: str = ""
+
+
+class FireReply(NamedTuple):
+    """status: ok (`rows`: one result each, `now`: the server's wall ms), old (the view is: read again, plan again), or
+    state (the partition's `state` forbids firing).
+    """
+
+    status: str
+    rows: Sequence[FireResult] = ()
+    now: int = 0
+    state: str = "ok"
+
+
+def fire(
+    partition: Partition,
+    rows: Sequence[Row],
+    *,
+    seen_at: int | None,
+    epoch_id: str = "",
+    now: int | None = None,
+) -> Call[FireReply]:
+    """At most FIRE_ROWS rows and about FIRE_BYTES of bodies, those of one schedule in the order of their instants.
+
+    `seen_at`: server wall ms at which the schedules were known to be as the plan takes them; None only for runs.
+    `epoch_id` names the epoch if this is the first write into nothing; without it nothing fires there.
+    """
+    args: list[Arg] = ["" if now is None else now, epoch_id, "" if seen_at is None else seen_at]
+    for row in rows:
+        args += _columns(row)
+    script = load_script("fire")
+    return Call(script, partition.keys(script.key_names), tuple(args), _parse_fired)
+
+
+def _columns(row: Row) -> tuple[Arg, ...]:
+    match row:
+        case FireRow():
+            plan = (row.schedule, row.generation, row.after, row.nominal, row.due, row.overlap, row.limit)
+            return ("fire", *plan, row.lane, row.max_deliveries, row.body)
+        case SkipRow():
+            return ("skip", *row, "", "", "", "")
+        case RunRow():
+            return ("run", row.schedule, row.request_id, *("",) * 5, row.lane, row.max_deliveries, row.body)
+
+
+def _parse_fired(reply: list[Any]) -> FireReply:
+    status = reply[0].decode()
+    if status == "state":
+        return FireReply(status, state=reply[1].decode())
+    if status != "ok":
+        return FireReply(status)
+    _, now, rows = reply
+    results = [FireResult(row[0].decode(), _fired(row[1:5]), row[5].decode()) for row in rows]
+    return FireReply(status, results, now)
+
+
+def _fired(columns: Sequence[bytes]) -> Fired:
+    generation, last, count, task = columns
+    return Fired(generation.decode(), int(last), int(count), task.decode())
+
+
+class RetireReply(NamedTuple):
+    """status: ok (`before`: the rows as they were), or state (the partition's `state` forbids it)."""
+
+    status: str
+    before: Sequence[Fired] = ()
+    state: str = "ok"
+
+
+def retire(
+    partition: Partition, generations: Sequence[tuple[str, str]], *, now: int | None = None
+) -> Call[RetireReply]:
+    """Let nothing older than that generation fire here any more, and drop what is queued; (name, generation) pairs.
+
+    For schedules that were removed (with the ID of that event) or have moved to another queue (with their new
+    generation). At most FIRE_ROWS; one that stands there already is left alone.
+    """
+    args = ["" if now is None else now, *(part for pair in generations for part in pair)]
+    script = load_script("retire")
+    return Call(script, partition.keys(script.key_names), tuple(args), _parse_retired)
+
+
+def _parse_retired(reply: list[Any]) -> RetireReply:
+    status = reply[0].decode()
+    if status == "state":
+        return RetireReply(status, state=reply[1].decode())
+    return RetireReply(status, [_fired(row) for row in reply[1]])
+
+
+_ROW = re.compile(rb"(\d+-\d+)\|(\d+)\|(\d+)\|([^|]*)")
+
+
+def fired_rows(pairs: Iterable[tuple[bytes, bytes | None]]) -> dict[str, Fired]:
+    """Rows of `:fired` (key `fired`) as HSCAN, HGETALL or HMGET beside its names give them, by schedule.
+
+    Absent ones are left out, and so are unreadable ones: `fire` answers `unreadable` for those.
+    """
+    found: dict[str, Fired] = {}
+    for name, value in pairs:
+        row = _ROW.fullmatch(value) if value else None
+        if row:
+            found[name.decode(errors="replace")] = _fired(row.groups())
+    return found
