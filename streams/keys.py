@@ -33,6 +33,16 @@ def queues_key(namespace: str) -> str:
     return f"{{{namespace}}}:queues"
 
 
+def schedule_events_key(namespace: str) -> str:
+    """The stream of schedule events, `{ns:schedules}:events`."""
+    return f"{{{namespace}:schedules}}:events"
+
+
+def schedule_snapshots_key(namespace: str) -> str:
+    """The stream of their snapshots, `{ns:schedules}:snapshots`."""
+    return f"{{{namespace}:schedules}}:snapshots"
+
+
 @dataclass(frozen=True)
 class Partition:
     """One hash slot of one queue, and the names of its keys."""

@@ -1,0 +1,257 @@
+"""Schedule events folded to the schedules that there are. Pure: only the events and their IDs decide what comes out.
+
+A row's definition stays JSON until somebody needs it, so that a million schedules fit in little memory; it is checked
+when its event is folded, not again when its row comes from a snapshot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from reclaimd.streams.errors import InvalidSchedule
+from reclaimd.streams.ids import EntryID
+from reclaimd.streams.schedules.checks import parse_schedule
+from reclaimd.streams.schedules.events import (
+    Event,
+    SchedulePaused,
+    ScheduleRejected,
+    ScheduleRemoved,
+    ScheduleResumed,
+    ScheduleUpserted,
+    Unreadable,
+    decode,
+    encode,
+)
+from reclaimd.streams.schedules.model import Schedule
+
+START: Final = EntryID(0, 0)
+
+
+class Unread(msgspec.Struct, frozen=True, array_like=True):
+    """An event that waits, verbatim, for a program that can read it."""
+
+    event_id: str
+    raw: bytes
+    why: str = ""
+
+
+class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One schedule. `generation` and `changed`: event IDs, that of the last one applied; `since_ms`: wall ms, nothing
+    before it is fired.
+
+    `definition`: JSON, empty when no readable event defined it. `unread`: events that this program cannot read and all
+    that came after them; a row with any is suspended.
+    """
+
+    generation: str
+    since_ms: int
+    definition: bytes
+    changed: str
+    paused: bool = False
+    unread: tuple[Unread, ...] = ()
+
+    @property
+    def suspended(self) -> bool:
+        """Nothing is fired until a program reads what is unread, or the schedule is removed."""
+        return bool(self.unread)
+
+    def schedule(self) -> Schedule:
+        """The definition decoded; raises msgspec.ValidationError when there is none."""
+        return _schedules.decode(self.definition)
+
+
+class Problem(msgspec.Struct, frozen=True, array_like=True):
+    """Why a definition is not used. `entry`: the event that carried it, empty when it never became one.
+
+    `reported`: a ScheduleRejected says so in the log.
+    """
+
+    entry: str
+    field: str
+    reason: str
+    reported: bool = False
+
+
+What = Literal[
+    "created", "retimed", "updated", "removed", "paused", "resumed", "rejected", "suspended", "unreadable", "noted",
+    "nothing",
+]  # fmt: skip
+
+
+class Applied(NamedTuple):
+    """What one event did. `name` is empty when no schedule can be told.
+
+    created, retimed (both: a new generation), updated, removed, paused, resumed: the row changed. suspended: the event
+    waits in its row. unreadable: it waits in the state. rejected: its definition cannot be used, see `problem`. noted:
+    a rejection was recorded. nothing: it says what is so already, is about no schedule that there is, or is not newer
+    than the state.
+    """
+
+    what: What
+    name: str = ""
+    problem: Problem | None = None
+
+
+@dataclass(slots=True)
+class Schedules:
+    """The state: mutable, its rows are not. `position`: the last event applied.
+
+    `problems`: by name, also of schedules that have no row. `unreadable`: events that nobody can say the schedule of.
+    """
+
+    position: EntryID = START
+    rows: dict[str, Row] = field(default_factory=dict)
+    problems: dict[str, Problem] = field(default_factory=dict)
+    unreadable: list[Unread] = field(default_factory=list)
+
+    def copy(self) -> Schedules:
+        """A state that later events do not change; shares the rows."""
+        return Schedules(self.position, dict(self.rows), dict(self.problems), list(self.unreadable))
+
+
+_schedules = msgspec.json.Decoder(Schedule)
+_NOTHING: Final = Applied("nothing")
+
+
+def apply(state: Schedules, event_id: str, event: bytes | Event) -> Applied:
+    """Change the state by one event, given as its bytes or read already; IDs not above `position` do nothing."""
+    entry = EntryID.parse(event_id)
+    if entry <= state.position:
+        return _NOTHING
+    state.position = entry
+    return _fold(state, entry, event)
+
+
+def revive(state: Schedules) -> list[Applied]:
+    """Apply what suspended schedules carry, in its order: a newer program may be able to read it.
+
+    A row comes out as if this program had folded all its events. What is in `unreadable` stays there: the schedule that
+    it may be about has gone on without it.
+    """
+    applied: list[Applied] = []
+    for name in [name for name, row in state.rows.items() if row.unread]:
+        row = state.rows[name]
+        if row.definition:
+            state.rows[name] = msgspec.structs.replace(row, unread=())
+        else:
+            del state.rows[name]
+        applied += [_fold(state, EntryID.parse(unread.event_id), unread.raw) for unread in row.unread]
+    return applied
+
+
+def _fold(state: Schedules, entry: EntryID, event: bytes | Event) -> Applied:
+    if isinstance(event, bytes):
+        read = decode(event)
+        if isinstance(read, Unreadable):
+            return _carry(state, entry, read)
+    else:
+        read = event
+    row = state.rows.get(read.name)
+    if row is not None and row.unread and not _lifts(row, read):
+        raw = event if isinstance(event, bytes) else encode(event)
+        return _suspend(state, entry, read.name, Unread(str(entry), raw))
+    match read:
+        case ScheduleUpserted():
+            return _upsert(state, entry, row, read)
+        case ScheduleRemoved():
+            return _remove(state, row, read)
+        case SchedulePaused() | ScheduleResumed():
+            return _switch(state, entry, row, read)
+        case ScheduleRejected():
+            return _reject(state, row, read)
+
+
+def _carry(state: Schedules, entry: EntryID, event: Unreadable) -> Applied:
+    unread = Unread(str(entry), event.raw, event.why)
+    if event.name:
+        return _suspend(state, entry, event.name, unread)
+    state.unreadable.append(unread)
+    return Applied("unreadable", "", Problem(str(entry), "event", event.why))
+
+
+def _suspend(state: Schedules, entry: EntryID, name: str, unread: Unread) -> Applied:
+    row = state.rows.get(name) or Row(generation="", since_ms=0, definition=b"", changed="")
+    state.rows[name] = msgspec.structs.replace(row, unread=(*row.unread, unread))
+    return Applied("suspended", name)
+
+
+def _lifts(row: Row, event: Event) -> bool:
+    return isinstance(event, ScheduleRemoved) and _may_remove(row, event)
+
+
+def _may_remove(row: Row, event: ScheduleRemoved) -> bool:
+    return not event.source or (bool(row.definition) and row.schedule().source == event.source)
+
+
+def _upsert(state: Schedules, entry: EntryID, row: Row | None, event: ScheduleUpserted) -> Applied:
+    definition = bytes(event.schedule)
+    name = event.name
+    try:
+        schedule = parse_schedule(definition)
+    except InvalidSchedule as error:
+        problem = Problem(str(entry), error.field, error.why)
+        state.problems[name] = problem
+        return Applied("rejected", name, problem)
+    state.problems.pop(name, None)
+    event_id = str(entry)
+    if row is not None and row.schedule().timing == schedule.timing:
+        state.rows[name] = msgspec.structs.replace(row, definition=definition, changed=event_id)
+        return Applied("updated", name)
+    state.rows[name] = Row(
+        generation=event_id,
+        since_ms=entry.ms,
+        definition=definition,
+        changed=event_id,
+        paused=row is not None and row.paused,
+    )
+    return Applied("created" if row is None else "retimed", name)
+
+
+def _remove(state: Schedules, row: Row | None, event: ScheduleRemoved) -> Applied:
+    if row is None:
+        return Applied("noted", event.name) if state.problems.pop(event.name, None) else _NOTHING
+    if not _may_remove(row, event):
+        return _NOTHING
+    del state.rows[event.name]
+    state.problems.pop(event.name, None)
+    return Applied("removed", event.name)
+
+
+def _switch(state: Schedules, entry: EntryID, row: Row | None, event: SchedulePaused | ScheduleResumed) -> Applied:
+    pause = isinstance(event, SchedulePaused)
+    # A resume that is sent twice must not move `since` again: what came due between the two would never be fired.
+    if row is None or row.paused == pause:
+        return _NOTHING
+    since_ms = row.since_ms if pause else entry.ms
+    state.rows[event.name] = msgspec.structs.replace(row, paused=pause, since_ms=since_ms, changed=str(entry))
+    return Applied("paused" if pause else "resumed", event.name)
+
+
+def _reject(state: Schedules, row: Row | None, event: ScheduleRejected) -> Applied:
+    """A rejection that comes after the schedule was set right, or removed, is of no interest any more."""
+    known = state.problems.get(event.name)
+    if known is not None and known.entry == event.entry:
+        problem = msgspec.structs.replace(known, reported=True) if event.entry else _problem_of(event)
+    elif not event.entry or _is_news(row, known, event.entry):
+        problem = _problem_of(event)
+    else:
+        return _NOTHING
+    state.problems[event.name] = problem
+    return Applied("noted", event.name, problem)
+
+
+def _is_news(row: Row | None, known: Problem | None, entry: str) -> bool:
+    try:
+        rejected = EntryID.parse(entry)
+    except ValueError:
+        return False
+    if known is not None and known.entry:
+        return rejected > EntryID.parse(known.entry)
+    return row is not None and rejected > EntryID.parse(row.changed)
+
+
+def _problem_of(event: ScheduleRejected) -> Problem:
+    return Problem(event.entry, event.field, event.reason, reported=True)
