@@ -81,7 +81,7 @@ class Expression(NamedTuple):
 def read(expr: str) -> Expression:
     """Read an expression, in capitals or not; raises BadCron."""
     if len(expr) > LONGEST_EXPRESSION:
-        raise BadCron(f"it has {len(expr)} characters: use at most {LONGEST_EXPRESSION}")
+        raise BadCron(f"it is too long: use at most {LONGEST_EXPRESSION} characters")
     parts = expr.upper().split()
     if expr.strip().lower() in MACROS:
         raise BadCron(f"write {expr.strip().lower()} as {MACROS[expr.strip().lower()]!r}")
