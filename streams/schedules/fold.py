@@ -82,7 +82,7 @@ What = Literal[
 
 
 class Applied(NamedTuple):
-    """What one event did. `name` is empty when no schedule can be told.
+    """What one event did. `name` is empty when no schedule can be told; `before`: the row until then.
 
     created, retimed (both: a new generation), updated, removed, paused, resumed: the row changed. suspended: the event
     waits in its row. unreadable: it waits in the state. rejected: its definition cannot be used, see `problem`. noted:
@@ -93,6 +93,8 @@ class Applied(NamedTuple):
     what: What
     name: str = ""
     problem: Problem | None = None
+    event_id: str = ""
+    before: Row | None = None
 
 
 @dataclass(slots=True)
@@ -143,25 +145,28 @@ def revive(state: Schedules) -> list[Applied]:
 
 
 def _fold(state: Schedules, entry: EntryID, event: bytes | Event) -> Applied:
-    if isinstance(event, bytes):
-        read = decode(event)
-        if isinstance(read, Unreadable):
-            return _carry(state, entry, read)
-    else:
-        read = event
+    read = decode(event) if isinstance(event, bytes) else event
     row = state.rows.get(read.name)
-    if row is not None and row.unread and not _lifts(row, read):
+    if isinstance(read, Unreadable):
+        applied = _carry(state, entry, read)
+    elif row is not None and row.unread and not _lifts(row, read):
         raw = event if isinstance(event, bytes) else encode(event)
-        return _suspend(state, entry, read.name, Unread(str(entry), raw))
-    match read:
+        applied = _suspend(state, entry, read.name, Unread(str(entry), raw))
+    else:
+        applied = _change(state, entry, row, read)
+    return applied._replace(event_id=str(entry), before=row)
+
+
+def _change(state: Schedules, entry: EntryID, row: Row | None, event: Event) -> Applied:
+    match event:
         case ScheduleUpserted():
-            return _upsert(state, entry, row, read)
+            return _upsert(state, entry, row, event)
         case ScheduleRemoved():
-            return _remove(state, row, read)
+            return _remove(state, row, event)
         case SchedulePaused() | ScheduleResumed():
-            return _switch(state, entry, row, read)
+            return _switch(state, entry, row, event)
         case ScheduleRejected():
-            return _reject(state, row, read)
+            return _reject(state, row, event)
 
 
 def _carry(state: Schedules, entry: EntryID, event: Unreadable) -> Applied:
@@ -190,9 +195,11 @@ def _upsert(state: Schedules, entry: EntryID, row: Row | None, event: ScheduleUp
     definition = bytes(event.schedule)
     name = event.name
     try:
+        # Strict about keys that are not known: a definition with more of them is a newer version of the event.
         schedule = parse_schedule(definition)
-    except InvalidSchedule as error:
-        problem = Problem(str(entry), error.field, error.why)
+    except (InvalidSchedule, RecursionError) as error:
+        where = (error.field, error.why) if isinstance(error, InvalidSchedule) else ("args", "nested too deeply")
+        problem = Problem(str(entry), *where)
         state.problems[name] = problem
         return Applied("rejected", name, problem)
     state.problems.pop(name, None)
