@@ -137,7 +137,10 @@ class Explorer:
         proc = next(p for p in w.procs if p.slot == slot)
         if proc.token == token and proc.status == "live" and not proc.frozen:
             since = age if self.rules.client_counts_from_sending else 0
-            after = _with(after, proc._replace(since=min(proc.since, since)))
+            heard = proc._replace(since=min(proc.since, since))
+            # Awake too late, and what it hears is as old: it has yet to notice that, and then it kills itself.
+            if proc.since != OVERDUE or _fresh(heard):
+                after = _with(after, heard)
         return Move(f"slow reply to a beat reaches {worker}.{slot}", None, after, ())
 
     def _off(self, w: World, proc: Proc) -> Iterator[Move]:
