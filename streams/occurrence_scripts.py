@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 import msgspec
 
@@ -16,7 +16,7 @@ from reclaimd.streams.keys import Partition
 from reclaimd.streams.lua_source import load_script
 from reclaimd.streams.scripts import Arg, Call
 
-FIRE_ROWS: Final = 500
+FIRE_ROWS: Final = 200
 """What one call of `fire` or `retire` may hold, so that it does not block the server for more than about 5 ms."""
 FIRE_BYTES: Final = 262_144
 """What the bodies of one call may come to, about."""
@@ -58,13 +58,13 @@ class FireRow(NamedTuple):
 
 
 class SkipRow(NamedTuple):
-    """Pass over the instants behind `after`, up to and with `upto`. `count`: how many, -1 when nobody counted."""
+    """Pass over the instants behind `after`, up to and with `upto`. `number`: how many, -1 when nobody counted."""
 
     schedule: str
     generation: str
     after: int
     upto: int
-    count: int
+    number: int
     reason: str
 
 
@@ -144,13 +144,12 @@ def _parse_fired(reply: list[Any]) -> FireReply:
     if status != "ok":
         return FireReply(status)
     _, now, rows = reply
-    results = [FireResult(row[0].decode(), _fired(row[1:5]), row[5].decode()) for row in rows]
-    return FireReply(status, results, now)
+    return FireReply(status, [_result(row.decode().split("|")) for row in rows], now)
 
 
-def _fired(columns: Sequence[bytes]) -> Fired:
-    generation, last, count, task = columns
-    return Fired(generation.decode(), int(last), int(count), task.decode())
+def _result(columns: list[str]) -> FireResult:
+    status, generation, last, count, task, entry_id = columns
+    return FireResult(cast("FireStatus", status), Fired(generation, int(last), int(count), task), entry_id)
 
 
 class RetireReply(NamedTuple):
@@ -178,10 +177,15 @@ def _parse_retired(reply: list[Any]) -> RetireReply:
     status = reply[0].decode()
     if status == "state":
         return RetireReply(status, state=reply[1].decode())
-    return RetireReply(status, [_fired(row) for row in reply[1]])
+    return RetireReply(status, [_fired(row.decode()) for row in reply[1]])
 
 
-_ROW = re.compile(rb"(\d+-\d+)\|(\d+)\|(\d+)\|([^|]*)")
+_ROW = re.compile(r"\d+-\d+\|\d+\|\d+\|[^|]*")
+
+
+def _fired(row: str) -> Fired:
+    generation, last, count, task = row.split("|")
+    return Fired(generation, int(last), int(count), task)
 
 
 def fired_rows(pairs: Iterable[tuple[bytes, bytes | None]]) -> dict[str, Fired]:
@@ -191,7 +195,7 @@ def fired_rows(pairs: Iterable[tuple[bytes, bytes | None]]) -> dict[str, Fired]:
     """
     found: dict[str, Fired] = {}
     for name, value in pairs:
-        row = _ROW.fullmatch(value) if value else None
-        if row:
-            found[name.decode(errors="replace")] = _fired(row.groups())
+        row = value.decode(errors="replace") if value else ""
+        if _ROW.fullmatch(row):
+            found[name.decode(errors="replace")] = _fired(row)
     return found

@@ -2,8 +2,8 @@
 -- KEYS: epoch clock counters events bell dead fired queued
 -- USES: envelope ids occurrence
 -- ARGV: now, then for each schedule: its name, the generation from which on it may fire again
--- Reply: ok rows, each the row as it was before: [generation, last, count, open] | state <state>
--- Cost: O(schedules), about 4 ms for 500
+-- Reply: ok rows, each the row as it was before, like those of :fired | state <state>
+-- Cost: O(schedules), about 20 µs each: callers send 200 at most
 for i = 2, #ARGV, 2 do
   if not string.find(ARGV[i], '^[%w._-]+$') or not string.find(ARGV[i + 1] or '', '^%d+%-%d+$') then
     return redis.error_reply('RECLAIMD_SCHEDULE bad name or generation in row ' .. i / 2)
@@ -28,7 +28,7 @@ local function drop_queued(schedule)
   local e = stored_envelope(kept)
   if e then
     local generation, nominal = occurrence_of(e.task)
-    tell_skipped(schedule, generation, nominal - 1, nominal, 1, 'removed')
+    tell_skipped(schedule, generation, string.format('%.0f', math.max(0, nominal - 1)), nominal, 1, 'removed')
   else
     bury_unreadable('queued', schedule, kept)
   end
@@ -39,7 +39,7 @@ local before = {}
 for i = 2, #ARGV, 2 do
   local schedule, generation = ARGV[i], ARGV[i + 1]
   local row = fired_row(redis.call('HGET', K.fired, schedule)) or fired_row(false)
-  before[#before + 1] = { row.generation, row.last, row.count, row.open }
+  before[#before + 1] = row_text(row)
   if id_before(row.generation, generation) then
     row.generation = generation
     write_row(schedule, row)

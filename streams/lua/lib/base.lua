@@ -37,15 +37,20 @@ local function event(kind, fields)
 end
 
 -- An event of many rows, each written as JSON text already: a table for each would cost more than all the rest of it.
--- `fields` has at least one field.
-local function event_of_rows(kind, fields, rows)
+local function event_of_rows(kind, fields, rows, column)
   fields.type = kind
   fields.v = 1
   local head = cjson.encode(fields)
-  batch[#batch + 1] = string.sub(head, 1, -2) .. ',"tasks":[' .. table.concat(rows, ',') .. ']}'
+  batch[#batch + 1] = string.sub(head, 1, -2) .. ',"' .. (column or 'tasks') .. '":[' .. table.concat(rows, ',') .. ']}'
 end
 
+-- What a part of the script has gathered over the whole call and tells at its end.
+local endings = {}
+
 local function write_events()
+  for _, finish in ipairs(endings) do
+    finish()
+  end
   if #batch > 0 then
     for i, e in ipairs(batch) do
       batch[i] = type(e) == 'string' and e or cjson.encode(e)

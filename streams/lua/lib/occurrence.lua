@@ -10,30 +10,44 @@ local function fired_row(text)
   return generation and { generation = generation, last = last, count = fired, open = open }
 end
 
+local function row_text(row)
+  return row.generation .. '|' .. row.last .. '|' .. row.count .. '|' .. row.open
+end
+
 local function write_row(schedule, row)
-  redis.call('HSET', K.fired, schedule, row.generation .. '|' .. row.last .. '|' .. row.count .. '|' .. row.open)
+  redis.call('HSET', K.fired, schedule, row_text(row))
 end
 
--- One event of each kind a call.
-local told = {}
+-- Rows of one event of each kind a call, as JSON text: nothing in them needs escaping. Instants are text or whole numbers.
+local told = { OccurrenceFired = {}, OccurrenceQueued = {}, OccurrenceSkipped = {} }
 
-local function tell(kind, column, row)
-  if not told[kind] then
-    told[kind] = event(kind, { [column] = {} })[column]
-  end
-  table.insert(told[kind], row)
+local function tell(kind, schedule, generation, rest)
+  local rows = told[kind]
+  rows[#rows + 1] = '["' .. schedule .. '","' .. generation .. '",' .. rest .. ']'
 end
 
--- nominal: of the occurrence, as a number. queued: 1 when it has waited for its predecessor.
+-- queued: 1 when it has waited for its predecessor.
 local function tell_fired(schedule, generation, nominal, task, id, late, queued)
-  tell('OccurrenceFired', 'tasks', { schedule, generation, nominal, task, id, math.max(0, late), queued })
-  count('occurrences:fired', 1)
-  count('enqueued', 1)
+  tell('OccurrenceFired', schedule, generation,
+    string.format('%s,"%s","%s",%.0f,%s', nominal, task, id, math.max(0, late), queued))
 end
 
 local function tell_skipped(schedule, generation, from, to, n, reason)
-  tell('OccurrenceSkipped', 'occurrences', { schedule, generation, from, to, n, reason })
+  tell('OccurrenceSkipped', schedule, generation, from .. ',' .. to .. ',' .. n .. ',"' .. reason .. '"')
   count('occurrences:skipped:' .. reason, 1)
+end
+
+endings[#endings + 1] = function()
+  local n = #told.OccurrenceFired
+  count('occurrences:fired', n)
+  count('enqueued', n)
+  count('occurrences:queued', #told.OccurrenceQueued)
+  for kind, rows in pairs(told) do
+    if #rows > 0 then
+      event_of_rows(kind, {}, rows, kind == 'OccurrenceSkipped' and 'occurrences')
+      told[kind] = {}
+    end
+  end
 end
 
 -- Of a task that an occurrence made: its ID begins with it. Nil for any other.
@@ -43,7 +57,7 @@ end
 
 local function occurrence_of(task)
   local generation, nominal = string.match(task, ':(%d+%-%d+):(%d+)$')
-  return generation or '', tonumber(nominal) or 0
+  return generation or '', nominal or '0'
 end
 
 -- The open task of a schedule has ended: whatever waited for that goes to its lane and is the open one. Reads go on where a key
@@ -51,7 +65,7 @@ end
 local function close(schedule, task)
   local text = schedule and schedule ~= '' and redis.pcall('HGET', K.fired, schedule)
   local row = type(text) == 'string' and fired_row(text)
-  if not row or row.open ~= task then
+  if not row or row.open ~= task or not string.find(schedule, '^[%w._-]+$') then
     return
   end
   local kept = redis.pcall('HGET', K.queued, schedule)
