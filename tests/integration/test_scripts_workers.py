@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from property.lab import LEASE, NOON, Lab, verdict
+from property.snapshot import token_of
 from reclaimd.streams import scripts
 from support.servers import Server
 
@@ -266,7 +267,7 @@ def test_the_fencing_token_of_a_task_grows_with_every_entry(lab: Lab) -> None:
         lab.settle("w", token, verdict(delivery, outcome))
         lab.promote()
     letter = lab.letters()["t"]
-    seen.append(int(letter[1]["token"]))
+    seen.append(token_of(letter[1]))
     lab.send(scripts.redrive(lab.partition, [letter[0]], now=lab.now))
     seen.append(lab.take("w", token)[0].token)
     assert seen == sorted(set(seen)), seen
