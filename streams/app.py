@@ -13,6 +13,7 @@ from reclaimd.streams.errors import InvalidTask
 from reclaimd.streams.ids import check_queue
 from reclaimd.streams.policy import Retry
 from reclaimd.streams.producer import EnqueueResult, Limits, Producer, SyncProducer, accepted_id, address
+from reclaimd.streams.schedules.client import ScheduleClient
 from reclaimd.streams.tasks import Duration, P, R, Task, TaskCall, TaskOptions, to_ms
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -22,7 +23,7 @@ DEFAULT_TIMEOUT = 600
 
 
 class Reclaimd:
-    """Tasks and their producer.
+    """Tasks and their producer. `schedules`: what makes tasks by the clock.
 
     `url` and `namespace` fall back to RECLAIMD_REDIS_URL and RECLAIMD_NAMESPACE. Nothing connects before the first
     `enqueue`. Use it as an async context manager, or call `aclose` (`close` after sync use). Raises ConfigError.
@@ -31,6 +32,7 @@ class Reclaimd:
     def __init__(self, url: str | None = None, namespace: str | None = None) -> None:
         self.tasks: dict[str, Task[..., Any]] = {}
         self.config: Config = credentials.library_config(os.environ, redis_url=url, namespace=namespace)
+        self.schedules = ScheduleClient(lambda: self.config, self.tasks)
         self._producer: Producer | None = None
         self._sync_producer: SyncProducer | None = None
 

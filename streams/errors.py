@@ -59,6 +59,17 @@ class InvalidSchedule(ConfigError):
         return f"schedule {_shortened(self.name)}: {self.field}: {self.why}"
 
 
+class UnknownSchedule(ReclaimdError):
+    """There is no schedule of that name. `name`: what was asked for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"there is no schedule {_shortened(self.name)}: look into the list of schedules"
+
+
 class RedisUnreachable(ReclaimdError):
     """No answer from Redis. `where`: its URL (a password in it is never shown); `why`: the client's own words.
 

@@ -9,6 +9,8 @@ EXAMPLES: list[tuple[ReclaimdError, int, str]] = [
     (errors.ConfigError("x = 1: say 2"), 2, "say 2"),
     (errors.InvalidDuration("15", "say 15s"), 2, "say 15s"),
     (errors.InvalidSetting("worker.lease", "expected more"), 2, "worker.lease: expected more"),
+    (errors.InvalidSchedule("digest", "cron", "say five fields"), 2, "schedule 'digest': cron: say five"),
+    (errors.UnknownSchedule("digest"), 1, "no schedule 'digest'"),
     (errors.RedisUnreachable("redis://:hunter2@h:1/0", "Connection\nrefused"), 3, "Connection refused"),
     *[(errors.RedisUnusable(reason, "ERR x"), 3, reason.cure) for reason in Unusable],
     (errors.LayoutMismatch("2", "1"), 3, "found 2, expected 1"),
