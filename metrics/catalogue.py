@@ -25,6 +25,7 @@ DEAD_CAUSES = (
     "newer_body",
     "foreign",
 )
+SKIP_REASONS = ("overlap", "misfire", "cap", "paused", "ended", "removed")
 OTHER = "other"
 
 # What bounds each label. A label that is not here (task name, task ID, worker ID, host, error text) must not exist.
@@ -34,7 +35,9 @@ LABELS = {
     "recovered": "`true` for the streams read first (`recovered:<lane>`, `suspect`), `false` for new work",
     "cause": "the causes of docs/protocol.md; any other one counts as `other`",
     "outcome": "the outcomes of docs/protocol.md",
-    "reason": "`task_id` (seen lately), `unique` (its key is held by an open task)",
+    "reason": "of an enqueue `task_id` (seen lately), `unique` (its key is held by an open task); of an occurrence the "
+    "reasons of docs/protocol.md, any other one counts as `other`",
+    "result": "of occurrences `fired`, `queued`; of snapshots `written`, `failed`, `overtaken`",
     "state": "`live`, `fenced`, `expired`, `gone`",
     "loop": "the daemon's loops",
     "script": "the scripts of docs/protocol.md",
@@ -45,6 +48,7 @@ LABELS = {
 
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 RECOVERY = (0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+LATENESS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 TASK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 
 
@@ -191,6 +195,19 @@ TOTALS = (
     _total("dead_letters_redriven", "Dead letters sent back to their lane.", "redriven"),
     _total("dead_letters_purged", "Dead letters deleted by hand.", "purged"),
     _total("dead_letters_dropped", "Dead letters that retention trimmed.", "dead_dropped"),
+    _total_by(
+        "occurrences",
+        "Instants of schedules that made tasks: fired (the task entered its lane), queued (it waits for its "
+        "predecessor, and fires when that ends).",
+        "result",
+        [("fired", "occurrences:fired"), ("queued", "occurrences:queued")],
+    ),
+    _total_by(
+        "occurrences_skipped",
+        "Instants of schedules that made no task.",
+        "reason",
+        _by_cause("occurrences:skipped", SKIP_REASONS),
+    ),
     _total("workers_joined", "Incarnations of workers that began.", "joined"),
     _total("workers_left", "Workers that left gracefully.", "left"),
     _total_by(
@@ -254,6 +271,13 @@ TASK_RUN = _spans(
 PROMOTION_LATENESS = _spans(
     "promotion_lateness", "From a delayed task's due time until it entered its lane.", "events", ("queue",), RECOVERY
 )
+SCHEDULE_LATENESS = _spans(
+    "schedule_lateness",
+    "From the moment an occurrence was due until its task entered its lane or was queued behind its predecessor.",
+    "events",
+    ("queue",),
+    LATENESS,
+)
 EVENTS_UNREADABLE = Metric(
     name="reclaimd_events_unreadable_total",
     kind="counter",
@@ -261,7 +285,7 @@ EVENTS_UNREADABLE = Metric(
     source="events",
     labels=("queue",),
 )
-FROM_EVENTS = (RECLAIM_LATENCY, TASK_WAIT, TASK_RUN, PROMOTION_LATENESS, EVENTS_UNREADABLE)
+FROM_EVENTS = (RECLAIM_LATENCY, TASK_WAIT, TASK_RUN, PROMOTION_LATENESS, SCHEDULE_LATENESS, EVENTS_UNREADABLE)
 
 EVENTS_READ_LAG = _own(
     "events_read_lag_seconds",
@@ -285,6 +309,36 @@ REDIS_ROUND_TRIP = _spans(
 LOOP_LAG = _spans("event_loop_lag", "How late the daemon's event loop ran a timer.", "daemon", (), FAST)
 LOOP_STEPS = _own("loop_steps_total", "counter", "Steps of the daemon's loops that succeeded.", ("loop",))
 LOOP_ERRORS = _own("loop_errors_total", "counter", "Steps of the daemon's loops that failed.", ("loop",))
+SCHEDULES = _own(
+    "schedules",
+    "gauge",
+    "Schedules by state: enabled, paused, suspended (an event that this version cannot read).",
+    ("state",),
+)
+SCHEDULE_PROBLEMS = _own(
+    "schedule_problems", "gauge", "Definitions of schedules that cannot be used, and events of them nobody can read."
+)
+SCHEDULES_LOST = _own(
+    "schedules_lost", "gauge", "Schedules that this daemon knew when Redis held none any more; 0 while it holds some."
+)
+SCHEDULES_REJECTED = _own(
+    "schedules_rejected_total", "counter", "Definitions that this daemon read and could not use."
+)
+SCHEDULES_READ_LAG = _own(
+    "schedules_read_lag_seconds",
+    "gauge",
+    "Age of the last change of schedules read, while there are more to read; 0 when all are.",
+    unit="seconds",
+)
+SNAPSHOT_AGE = _own(
+    "snapshot_age_seconds", "gauge", "Age of the newest snapshot of schedules, 0 when there is none.", unit="seconds"
+)
+SNAPSHOTS = _own(
+    "snapshots_total",
+    "counter",
+    "Snapshots of schedules that this daemon tried to write: written, failed, overtaken (trimmed by newer ones).",
+    ("result",),
+)
 BUILD_INFO = _own("build_info", "info", "1, labelled with what runs.", ("version", "python", "layout"))
 OWN = (
     EVENTS_READ_LAG,
@@ -294,6 +348,13 @@ OWN = (
     LOOP_LAG,
     LOOP_STEPS,
     LOOP_ERRORS,
+    SCHEDULES,
+    SCHEDULE_PROBLEMS,
+    SCHEDULES_LOST,
+    SCHEDULES_REJECTED,
+    SCHEDULES_READ_LAG,
+    SNAPSHOT_AGE,
+    SNAPSHOTS,
     BUILD_INFO,
 )
 

@@ -4,7 +4,20 @@ from collections.abc import Iterable
 
 from reclaimd.metrics.catalogue import RECLAIM_CAUSES
 from reclaimd.metrics.instruments import Instruments
-from reclaimd.streams.events import Batch, Died, Event, Moved, Promoted, Retried, Settled, Started, Unreadable
+from reclaimd.streams.events import (
+    Batch,
+    Died,
+    Event,
+    Moved,
+    OccurrenceFired,
+    OccurrenceQueued,
+    OccurrenceQueuedRow,
+    Promoted,
+    Retried,
+    Settled,
+    Started,
+    Unreadable,
+)
 
 
 class EventObserver:
@@ -38,10 +51,19 @@ class EventObserver:
                 lateness = self._to.promotion_lateness.labels(queue)
                 for promoted in event.tasks:
                     lateness.observe(_seconds(promoted.late_ms))
+            case OccurrenceFired() | OccurrenceQueued():
+                self._fired(event, queue)
             case Unreadable():
                 self._to.events_unreadable.labels(queue).inc()
             case _:
                 pass
+
+    def _fired(self, event: OccurrenceFired | OccurrenceQueued, queue: str) -> None:
+        lateness = self._to.schedule_lateness.labels(queue)
+        for row in event.tasks:
+            # One that had been queued was late by its predecessor; one that somebody asked for was never due.
+            if isinstance(row, OccurrenceQueuedRow) or not (row.queued or row.generation == "run"):
+                lateness.observe(_seconds(row.late_ms))
 
     def _ran(self, queue: str, outcome: str, spans_ms: Iterable[int]) -> None:
         run = self._to.task_run.labels(queue, outcome)

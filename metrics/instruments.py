@@ -30,6 +30,7 @@ class Instruments:
         self.task_wait = histogram(catalogue.TASK_WAIT)
         self.task_run = histogram(catalogue.TASK_RUN)
         self.promotion_lateness = histogram(catalogue.PROMOTION_LATENESS)
+        self.schedule_lateness = histogram(catalogue.SCHEDULE_LATENESS)
         self.events_unreadable = counter(catalogue.EVENTS_UNREADABLE)
         self.events_read_lag = gauge(catalogue.EVENTS_READ_LAG)
         self.events_gaps = counter(catalogue.EVENTS_GAPS)
@@ -38,6 +39,13 @@ class Instruments:
         self.loop_lag = histogram(catalogue.LOOP_LAG)
         self.loop_steps = counter(catalogue.LOOP_STEPS)
         self.loop_errors = counter(catalogue.LOOP_ERRORS)
+        self.schedules = gauge(catalogue.SCHEDULES)
+        self.schedule_problems = gauge(catalogue.SCHEDULE_PROBLEMS)
+        self.schedules_lost = gauge(catalogue.SCHEDULES_LOST)
+        self.schedules_rejected = counter(catalogue.SCHEDULES_REJECTED)
+        self.schedules_read_lag = gauge(catalogue.SCHEDULES_READ_LAG)
+        self.snapshot_age = gauge(catalogue.SNAPSHOT_AGE)
+        self.snapshots = counter(catalogue.SNAPSHOTS)
         self.build = Info(catalogue.BUILD_INFO.family, catalogue.BUILD_INFO.help, registry=registry)
 
 

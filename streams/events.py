@@ -106,6 +106,43 @@ class PurgedRow(_Row, frozen=True):
     entry_id: str
 
 
+class OccurrenceFiredRow(_Row, frozen=True):
+    """An instant of a schedule whose task entered its lane, `late_ms` after it was due.
+
+    `queued`: it had waited for its predecessor to end, and `late_ms` counts from `nominal` (wall ms). `generation` is
+    `run` for a task that somebody asked for, `nominal` then the moment of that.
+    """
+
+    schedule: str
+    generation: str
+    nominal: int
+    task_id: str
+    entry_id: str
+    late_ms: int
+    queued: bool
+
+
+class OccurrenceQueuedRow(_Row, frozen=True):
+    """An instant of a schedule whose task waits for its predecessor to end."""
+
+    schedule: str
+    generation: str
+    nominal: int
+    task_id: str
+    late_ms: int
+
+
+class OccurrenceSkippedRow(_Row, frozen=True):
+    """Instants behind `after`, up to and with `upto` (wall ms), that make no task. `number`: -1 when nobody counted."""
+
+    schedule: str
+    generation: str
+    after: int
+    upto: int
+    number: int
+    reason: str
+
+
 class TaskRef(_Row, frozen=True):
     """A task by its ID alone."""
 
@@ -187,6 +224,24 @@ class Purged(_Event, frozen=True):
     tasks: tuple[PurgedRow, ...] = ()
 
 
+class OccurrenceFired(_Event, frozen=True):
+    """Schedules made tasks."""
+
+    tasks: tuple[OccurrenceFiredRow, ...] = ()
+
+
+class OccurrenceQueued(_Event, frozen=True):
+    """Schedules made tasks that wait for their predecessors."""
+
+    tasks: tuple[OccurrenceQueuedRow, ...] = ()
+
+
+class OccurrenceSkipped(_Event, frozen=True):
+    """Instants of schedules make no task."""
+
+    occurrences: tuple[OccurrenceSkippedRow, ...] = ()
+
+
 class WorkerJoined(_Event, frozen=True):
     """A new incarnation began. `took_over`: the token that it replaced, or empty."""
 
@@ -241,6 +296,9 @@ Event: TypeAlias = (
     | Promoted
     | Redriven
     | Purged
+    | OccurrenceFired
+    | OccurrenceQueued
+    | OccurrenceSkipped
     | WorkerJoined
     | WorkerFenced
     | WorkerGone
@@ -271,7 +329,7 @@ class _Header(msgspec.Struct, frozen=True):
 
 
 _VERSION = 1
-_EMPTIED = ("tasks", "entries")
+_EMPTIED = ("tasks", "entries", "occurrences")
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 _events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event, strict=False)
 _header = msgspec.json.Decoder(_Header, strict=False)

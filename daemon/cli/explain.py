@@ -64,6 +64,8 @@ def sentence(now: Now) -> str:
         return f"with worker {task.worker} since {instant(task.since_ms)}{_fate(now)}."
     if task.state == "delayed":
         return f"delayed until {instant(task.due_ms)}."
+    if task.state == "queued":
+        return f"queued until the open task of schedule {task.schedule} has ended."
     return (
         f"dead since {instant(task.since_ms)}, {_cause(task)}. To run it again: reclaimd dead redrive {task.entry_id}"
     )
@@ -108,6 +110,8 @@ def _tell_more(step: Step, by: str, incarnation: str) -> str:
             late = f", {span(step.late_ms)} after its lease ended" if step.late_ms else ""
             counts = f"deliveries {step.deliveries}, handbacks {step.handbacks}"
             return f"taken back from {step.worker} ({step.cause}{late}) to {step.stream}, {counts}"
+        case "fired" | "queued":
+            return _tell_occurrence(step)
         case "redriven":
             return f"redriven to lane {step.lane}"
         case "purged":
@@ -121,3 +125,13 @@ def _tell_more(step: Step, by: str, incarnation: str) -> str:
             return f"{step.detail}{by}{cause}, from the history that it carries"
         case _:
             return f"an event that this version cannot read ({step.detail})"
+
+
+def _tell_occurrence(step: Step) -> str:
+    if step.detail == "asked for":
+        return f"made by schedule {step.schedule}, which was asked to run now, as {step.entry_id}"
+    made = f"made by schedule {step.schedule} for {instant(step.nominal_ms)}, {span(step.late_ms)} late"
+    if step.what == "queued":
+        return f"{made}, queued until its predecessor ends"
+    waited = ", once its predecessor had ended" if step.detail else ""
+    return f"{made}, as {step.entry_id}{waited}"

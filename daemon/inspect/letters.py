@@ -8,6 +8,8 @@ import msgspec
 from reclaimd.streams.codec import decode_body
 
 TaskState = Literal["waiting", "active", "delayed", "dead"]
+Whereabouts = Literal[TaskState, "queued"]
+"""One that is queued waits for the open task of its schedule to end; it is in no stream."""
 ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
@@ -21,7 +23,7 @@ class Past(msgspec.Struct, frozen=True):
 
 
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One task where it is now. `stream` and `entry_id` are empty while it is delayed.
+    """One task where it is now. `stream` and `entry_id` are empty while it is delayed or queued.
 
     `since_ms`: when it was enqueued (waiting), delivered (active) or died (dead); `due_ms`: for delayed ones; wall
     milliseconds. `worker`: who has it (active) or had it last (dead). `name` is empty for what is not a task of ours.
@@ -29,7 +31,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     task_id: str
     queue: str
-    state: TaskState
+    state: Whereabouts
     stream: str = ""
     entry_id: str = ""
     lane: str = ""
@@ -58,7 +60,7 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def task_info(
-    fields: dict[bytes, bytes], *, queue: str, state: TaskState, stream: str = "", entry_id: str = "", **more: Any
+    fields: dict[bytes, bytes], *, queue: str, state: Whereabouts, stream: str = "", entry_id: str = "", **more: Any
 ) -> TaskInfo:
     """Read an envelope. `more`: fields of TaskInfo that are not in it. Takes foreign entries too."""
     dead_at = number(fields.get(b"dead_at"))
@@ -107,7 +109,7 @@ def history(fields: dict[bytes, bytes]) -> list[Past]:
 
 
 def delayed_fields(body: bytes) -> dict[bytes, bytes]:
-    """An element of `:delayed:body`, a flat JSON array; empty when it is not one."""
+    """An element of `:delayed:body` or `:fired:queued`, a flat JSON array; empty when it is not one."""
     try:
         flat = msgspec.json.decode(body, type=list[str | int | float])
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from reclaimd.daemon.inspect.letters import TaskInfo, delayed_fields, history, task_info, text
+from reclaimd.daemon.inspect.letters import TaskInfo, Whereabouts, delayed_fields, history, task_info, text
 from reclaimd.daemon.inspect.source import Source
 from reclaimd.daemon.inspect.steps import Step, steps_of
 from reclaimd.daemon.inspect.tasks import entries, reading_positions
@@ -28,7 +28,7 @@ class Now(msgspec.Struct, frozen=True, kw_only=True):
     tasks that wait before it, at least that many when `ahead_is_least`. `worker_state`: of the worker that has it.
     """
 
-    state: Literal["waiting", "active", "delayed", "dead", "succeeded", "purged", "unknown"]
+    state: Literal[Whereabouts, "succeeded", "purged", "unknown"]
     task: TaskInfo | None = None
     ahead: int | None = None
     ahead_is_least: bool = False
@@ -110,7 +110,7 @@ async def read_life(source: Source, queue: str, task_id: str, progress: Progress
         found = await _search(source, queue, task_id, progress)
     if found is None and not reader.steps:
         return None
-    complete = any(step.what in ("enqueued", "delayed") for step in reader.steps)
+    complete = any(step.what in ("enqueued", "delayed", "fired", "queued") for step in reader.steps)
     remembered = [] if complete or found is None else _remembered(found, queue, reader.steps)
     return Life(
         queue=queue,
@@ -137,16 +137,18 @@ def _remembered(found: _Found, queue: str, steps: list[Step]) -> list[Step]:
 
 
 async def _look_up(source: Source, queue: str, task_id: str, entry_id: str) -> _Found | None:
-    """By its last known entry, and among the delayed: constant cost."""
+    """By its last known entry, among the delayed, and behind its schedule's open task: constant cost."""
     partition = source.partition(queue)
+    schedule = task_id.partition(":")[0]
 
     def commands(pipe: Any) -> None:
         pipe.zscore(partition.key("delayed"), task_id)
         pipe.hget(partition.key("bodies"), task_id)
+        pipe.hget(partition.key("queued"), schedule)
         for stream in (*STREAMS, "dead") if entry_id else ():
             pipe.xrange(partition.key(stream), entry_id, entry_id)
 
-    due, body, *hits = await source.read(commands, atomic=True)
+    due, body, kept, *hits = await source.read(commands, atomic=True)
     for stream, rows in zip((*STREAMS, "dead"), hits, strict=False):
         for _, fields in rows:
             if fields and fields.get(b"task") == task_id.encode():
@@ -154,6 +156,9 @@ async def _look_up(source: Source, queue: str, task_id: str, entry_id: str) -> _
     if due is not None:
         envelope = {b"task": task_id.encode(), **delayed_fields(body or b"")}
         return _Found(task_info(envelope, queue=queue, state="delayed", due_ms=int(due)), envelope)
+    envelope = delayed_fields(kept or b"")
+    if envelope.get(b"task") == task_id.encode():
+        return _Found(task_info(envelope, queue=queue, state="queued"), envelope)
     return None
 
 

@@ -20,6 +20,8 @@ What = Literal[
     "promoted",
     "redriven",
     "purged",
+    "fired",
+    "queued",
     "refused",
     "unreadable",
     "remembered",
@@ -51,6 +53,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     wait_ms: int | None = None
     late_ms: int | None = None
     due_ms: int | None = None
+    schedule: str = ""
+    nominal_ms: int | None = None
     detail: str = ""
 
 
@@ -99,9 +103,11 @@ _WHAT: dict[type, What] = {
     ev.PromotedRow: "promoted",
     ev.RedrivenRow: "redriven",
     ev.PurgedRow: "purged",
+    ev.OccurrenceFiredRow: "fired",
+    ev.OccurrenceQueuedRow: "queued",
 }
 # Columns that a Step calls otherwise, or tells by its `what`.
-_RENAMED = {"due": "due_ms", "task_id": "", "parked": ""}
+_RENAMED = {"due": "due_ms", "nominal": "nominal_ms", "task_id": "", "parked": "", "generation": "", "queued": ""}
 _OF_EVENT = ("worker", "token", "cause", "late_ms")
 
 
@@ -116,4 +122,6 @@ def _details(event: Any, row: Any) -> dict[str, Any]:
             details[name] = value
     if isinstance(row, ev.DiedRow | ev.PurgedRow):
         details["stream"] = "dead"
+    if isinstance(row, ev.OccurrenceFiredRow):
+        details["detail"] = "queued" if row.queued else "asked for" if row.generation == "run" else ""
     return details

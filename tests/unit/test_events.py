@@ -58,6 +58,18 @@ ONE_OF_EACH: list[tuple[dict[str, Any], ev.Event]] = [
     ),
     ({"type": "Purged", "v": 1, "tasks": [["a", "2-0"]]}, ev.Purged(tasks=(ev.PurgedRow("a", "2-0"),))),
     (
+        {"type": "OccurrenceFired", "v": 1, "tasks": [["s", "1-0", 77, "s:1-0:77", "5-0", 3, 0]]},
+        ev.OccurrenceFired(tasks=(ev.OccurrenceFiredRow("s", "1-0", 77, "s:1-0:77", "5-0", 3, False),)),
+    ),
+    (
+        {"type": "OccurrenceQueued", "v": 1, "tasks": [["s", "1-0", 77, "s:1-0:77", 3]]},
+        ev.OccurrenceQueued(tasks=(ev.OccurrenceQueuedRow("s", "1-0", 77, "s:1-0:77", 3),)),
+    ),
+    (
+        {"type": "OccurrenceSkipped", "v": 1, "occurrences": [["s", "1-0", 0, 77, -1, "misfire"]]},
+        ev.OccurrenceSkipped(occurrences=(ev.OccurrenceSkippedRow("s", "1-0", 0, 77, -1, "misfire"),)),
+    ),
+    (
         {
             "type": "WorkerJoined",
             "v": 1,

@@ -79,6 +79,18 @@ def test_promotion_lateness_and_unreadable_events_are_observed(metrics: Metrics)
     assert metrics["events_unreadable_total"] == {(): 1}
 
 
+def test_lateness_of_schedules_is_observed_where_they_were_due(metrics: Metrics) -> None:
+    fired = [
+        ev.OccurrenceFiredRow("s", "1-0", 7, "s:1-0:7", "1-0", 500, False),
+        ev.OccurrenceFiredRow("s", "1-0", 8, "s:1-0:8", "2-0", 90_000, True),
+        ev.OccurrenceFiredRow("s", "run", 9, "s:run:x", "3-0", 0, False),
+    ]
+    queued = ev.OccurrenceQueuedRow("s", "1-0", 8, "s:1-0:8", 1500)
+    metrics.observe(ev.OccurrenceFired(tasks=tuple(fired)), ev.OccurrenceQueued(tasks=(queued,)))
+    assert metrics["schedule_lateness_seconds_count"] == {(): 2}
+    assert metrics["schedule_lateness_seconds_sum"] == {(): 2}
+
+
 def test_other_events_are_no_business_of_the_histograms(metrics: Metrics) -> None:
     metrics.observe(
         ev.Enqueued(tasks=(ev.EnqueuedRow("a", "low", "1-0", 0),)),

@@ -34,7 +34,7 @@ end
 
 local function tell_skipped(schedule, generation, from, to, n, reason)
   tell('OccurrenceSkipped', schedule, generation, from .. ',' .. to .. ',' .. n .. ',"' .. reason .. '"')
-  count('occurrences:skipped:' .. reason, 1)
+  count('occurrences:skipped:' .. reason, math.max(1, n))
 end
 
 endings[#endings + 1] = function()
