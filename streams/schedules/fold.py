@@ -149,9 +149,10 @@ def _fold(state: Schedules, entry: EntryID, event: bytes | Event) -> Applied:
     row = state.rows.get(read.name)
     if isinstance(read, Unreadable):
         applied = _carry(state, entry, read)
-    elif row is not None and row.unread and not _lifts(row, read):
+    elif row is not None and row.unread and not _lifts(read):
         raw = event if isinstance(event, bytes) else encode(event)
-        applied = _suspend(state, entry, read.name, Unread(str(entry), raw))
+        repeats = _repeats(row, read, raw)
+        applied = _NOTHING if repeats else _suspend(state, entry, read.name, Unread(str(entry), raw))
     else:
         applied = _change(state, entry, row, read)
     return applied._replace(event_id=str(entry), before=row)
@@ -183,12 +184,14 @@ def _suspend(state: Schedules, entry: EntryID, name: str, unread: Unread) -> App
     return Applied("suspended", name)
 
 
-def _lifts(row: Row, event: Event) -> bool:
-    return isinstance(event, ScheduleRemoved) and _may_remove(row, event)
+def _lifts(event: Event) -> bool:
+    """A removal by a source waits too: whose the schedule is by now, the unread events may say."""
+    return isinstance(event, ScheduleRemoved) and not event.source
 
 
-def _may_remove(row: Row, event: ScheduleRemoved) -> bool:
-    return not event.source or (bool(row.definition) and row.schedule().source == event.source)
+def _repeats(row: Row, event: Event, raw: bytes) -> bool:
+    """Its source asks for the same removal over and over; the second has nothing to do whatever the first does."""
+    return isinstance(event, ScheduleRemoved) and row.unread[-1].raw == raw
 
 
 def _upsert(state: Schedules, entry: EntryID, row: Row | None, event: ScheduleUpserted) -> Applied:
@@ -220,7 +223,7 @@ def _upsert(state: Schedules, entry: EntryID, row: Row | None, event: ScheduleUp
 def _remove(state: Schedules, row: Row | None, event: ScheduleRemoved) -> Applied:
     if row is None:
         return Applied("noted", event.name) if state.problems.pop(event.name, None) else _NOTHING
-    if not _may_remove(row, event):
+    if event.source and row.schedule().source != event.source:
         return _NOTHING
     del state.rows[event.name]
     state.problems.pop(event.name, None)
