@@ -210,7 +210,7 @@ _BEYOND_ITS_PART = [
     ("worker", ("XTRIM", MAIL.key("events"), "MAXLEN", "0")),
     ("worker", ("SREM", queues_key(NAMESPACE), "mail")),
     ("daemon", ("XREADGROUP", "GROUP", "workers", "me", "STREAMS", MAIL.key("lane:normal"), ">")),
-    ("daemon", ("SADD", queues_key(NAMESPACE), "x")),
+    ("daemon", ("SREM", queues_key(NAMESPACE), "mail")),
     ("daemon", ("BLPOP", MAIL.key("bell"), "1")),
 ]
 
@@ -250,7 +250,7 @@ def test_a_missing_right_is_said_in_one_line(guarded: Server, admin: redis.Redis
 
 
 _SENT_BY = {
-    "producer": {"enqueue"},
+    "producer": {"enqueue", "fire"},
     "worker": {"enqueue", "join", "turn", "beat", "leave", "release"},
     "daemon": set(scripts.ALL_SCRIPTS) - {"enqueue", "join", "turn", "beat", "leave"},
 }
