@@ -54,7 +54,7 @@ A file or a database that holds schedules; one `[[source]]` for each. What they 
 |---|---|---|---|
 """
 
-_SECTION_TITLES = {"": "Top level", "worker": "[worker]", "daemon": "[daemon]"}
+_SECTION_TITLES = {"": "Top level", "worker": "[worker]", "daemon": "[daemon]", "scheduler": "[scheduler]"}
 
 
 def sample() -> str:

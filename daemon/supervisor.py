@@ -19,6 +19,7 @@ from reclaimd.daemon.loops.fleet import Fleet
 from reclaimd.daemon.loops.narrator import Narrator
 from reclaimd.daemon.loops.pulse import feed_watchdog, measure_lag
 from reclaimd.daemon.loops.redis import RedisLoop
+from reclaimd.daemon.loops.scheduler import Scheduler
 from reclaimd.daemon.loops.shell import Context
 from reclaimd.daemon.loops.start import recover_at_start
 from reclaimd.daemon.sd_notify import notify
@@ -65,11 +66,12 @@ async def run(settings: Settings, *, on_ready: OnReady | None = None) -> None:
     health = Health(monotonic=time.monotonic, wall=time.time)
     context = Context(settings, links, connectivity, health, instruments)
     fleet = Fleet(context)
+    scheduler = fleet.scheduler = Scheduler(context)
     registry.register(ViewCollector(fleet.views))
     host, port = parse_listen(settings.listen)
     health.expect("start", stall_after=float("inf"))
     with _plain_errors():
-        async with _closing(context) as events_link, anyio.create_task_group() as tasks:
+        async with _closing(context, scheduler) as events_link, anyio.create_task_group() as tasks:
             port = await tasks.start(serve_http, host, port, make_app(registry, health))
             log.info("listening", address=f"{host}:{port}", redis=redacted(settings.redis_url))
             tasks.start_soon(measure_lag, context)
@@ -81,6 +83,7 @@ async def run(settings: Settings, *, on_ready: OnReady | None = None) -> None:
             await _connect(redis_loop, connectivity)
             tasks.start_soon(redis_loop.run)
             await recover_at_start(context, fleet, events, narrator)
+            await scheduler.start(tasks)
             fleet.run_in(tasks)
             tasks.start_soon(fleet.discovery.run)
             tasks.start_soon(events.loop.run)
@@ -103,7 +106,7 @@ async def _connect(redis_loop: RedisLoop, connectivity: Connectivity) -> None:
 
 
 @asynccontextmanager
-async def _closing(context: Context) -> AsyncIterator[Link]:
+async def _closing(context: Context, scheduler: Scheduler) -> AsyncIterator[Link]:
     events_link = Link(context.settings.redis_url, context.connectivity, reply_timeout=reading_timeout())
     try:
         yield events_link
@@ -111,6 +114,7 @@ async def _closing(context: Context) -> AsyncIterator[Link]:
         notify("STOPPING=1")
         with anyio.CancelScope(shield=True):
             await events_link.aclose()
+            await scheduler.aclose()
             await context.links.aclose()
 
 

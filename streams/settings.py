@@ -183,6 +183,38 @@ class DaemonSettings(_Checked, frozen=True, kw_only=True):
     ] = "info"
 
 
+class SchedulerSettings(_Checked, frozen=True, kw_only=True):
+    """When schedules fire, and how often their state is written down."""
+
+    enabled: Annotated[
+        Literal["yes", "no"], choice("Whether this daemon fires schedules; several that do share the work safely.")
+    ] = "yes"
+    misfire_after_ms: Annotated[
+        int,
+        duration(
+            "An occurrence that is later than this was missed: the misfire policy of its schedule says what becomes "
+            "of it.",
+            least=SECOND,
+            most=DAY,
+        ),
+    ] = MINUTE
+    interval_ms: Annotated[
+        int,
+        duration(
+            "The longest time between two looks at what is due in a queue; due instants wake the daemon by themselves.",
+            least=100,
+            most=HOUR,
+        ),
+    ] = 5 * SECOND
+    snapshot_events: Annotated[
+        int, integer("Changes of schedules after which a snapshot is written.", least=10, most=1_000_000)
+    ] = 1_000
+    snapshot_interval_ms: Annotated[
+        int,
+        duration("Time after which a snapshot is written, if anything changed.", least=SECOND, most=DAY),
+    ] = 5 * MINUTE
+
+
 class Settings(_Checked, frozen=True, kw_only=True):
     """All settings: the top-level ones, and one attribute per section."""
 
@@ -218,6 +250,7 @@ class Settings(_Checked, frozen=True, kw_only=True):
     )
     worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
     daemon: DaemonSettings = msgspec.field(default_factory=DaemonSettings)
+    scheduler: SchedulerSettings = msgspec.field(default_factory=SchedulerSettings)
     sources: tuple[SourceSettings, ...] = ()
 
     def __repr__(self) -> str:
@@ -226,7 +259,12 @@ class Settings(_Checked, frozen=True, kw_only=True):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-SECTIONS: dict[str, type[msgspec.Struct]] = {"": Settings, "worker": WorkerSettings, "daemon": DaemonSettings}
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "": Settings,
+    "worker": WorkerSettings,
+    "daemon": DaemonSettings,
+    "scheduler": SchedulerSettings,
+}
 """Section name → its Struct; the top level has no name."""
 
 

@@ -7,6 +7,7 @@ from anyio.abc import TaskGroup
 
 from reclaimd.daemon.loops.events import EventsLoop
 from reclaimd.daemon.loops.partition import PartitionLoop
+from reclaimd.daemon.loops.scheduler import Scheduler
 from reclaimd.daemon.loops.shell import Context, Loop
 from reclaimd.daemon.view import PartitionView
 from reclaimd.streams.errors import InvalidTask
@@ -29,6 +30,7 @@ class Fleet:
             DISCOVERY, "", self.discover, context, stall_after=30 + context.settings.daemon.discover_every_ms / 1000
         )
         self.events: EventsLoop | None = None
+        self.scheduler: Scheduler | None = None
         self._context = context
         self._tasks: TaskGroup | None = None
         self._scopes: dict[str, anyio.CancelScope] = {}
@@ -57,6 +59,8 @@ class Fleet:
 
     def happened(self, queue: str, batches: list[Batch]) -> None:
         """Wake the partition's loop when, and no earlier than, these events ask for it."""
+        if self.scheduler is not None:
+            self.scheduler.happened(queue, batches)
         member = self.members.get(queue)
         if member is None:
             return
@@ -97,7 +101,7 @@ class Fleet:
 
     def _add(self, queue: str) -> None:
         partition = Partition(self._context.settings.namespace, queue)
-        self.members[queue] = PartitionLoop(partition, self._context, on_new_epoch=self._restart_events)
+        self.members[queue] = PartitionLoop(partition, self._context, on_new_epoch=self._data_replaced)
         if self.events is not None:
             # A queue that was there at the start is read from its end; one that came later has only new events.
             self.events.watch(partition, *(() if self._tasks is not None else (None,)))
@@ -128,6 +132,8 @@ class Fleet:
         self._context.health.forget(member.loop.name, queue)
         log.info("queue gone", queue=queue)
 
-    def _restart_events(self, partition: Partition) -> None:
+    def _data_replaced(self, partition: Partition) -> None:
         if self.events is not None:
             self.events.restart(partition)
+        if self.scheduler is not None:
+            self.scheduler.load_again()

@@ -1,0 +1,287 @@
+"""All schedules as the fold has them, shared out among the queues in which they fire. No IO."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
+
+import msgspec
+
+from reclaimd.daemon.schedules.planning import Fire, Moment, Plan, Standing, Step, plan
+from reclaimd.daemon.schedules.roster import Roster
+from reclaimd.streams.ids import EntryID
+from reclaimd.streams.occurrence_scripts import Fired, FireResult
+from reclaimd.streams.schedules.fold import Applied, Problem, Row, Schedules
+from reclaimd.streams.schedules.log import Loaded
+from reclaimd.streams.schedules.model import Schedule
+
+AT_ONCE: Final = 0
+"""A due instant that is always over."""
+EARLY_MS: Final = 5
+"""When to ask again after the server's clock turned out to be behind ours."""
+WAIT_MS: Final = 1_000
+"""The shortest time between two looks at a backlog whose task before is still open."""
+BROKEN_MS: Final = 60_000
+"""When to look again at a schedule that could not be planned, or whose row nobody can read."""
+SLICE: Final = 500
+
+# A zone that this machine does not know, a definition from a newer program: each concerns one schedule only.
+_UNPLANNABLE = (ValueError, LookupError, ArithmeticError, TypeError, AssertionError, msgspec.MsgspecError)
+
+
+class Due(NamedTuple):
+    """What is to be done about one schedule now."""
+
+    name: str
+    generation: str
+    schedule: Schedule
+    steps: tuple[Step, ...]
+
+
+class States(NamedTuple):
+    """How many schedules are in which state. `problems`: definitions that cannot be used, events nobody can read."""
+
+    enabled: int = 0
+    paused: int = 0
+    suspended: int = 0
+    problems: int = 0
+
+
+class Book:
+    """`loaded` is the fold; `ready`: it and the rows of what was fired are known, so that firing may go on.
+
+    `seen_at`: server wall ms at which the fold was known to be complete. `on_roster` is told of each new queue,
+    `on_unplannable` of each schedule that cannot be planned, and why. `grace_ms`: what is later than that was missed.
+    """
+
+    def __init__(
+        self,
+        grace_ms: int,
+        *,
+        on_roster: Callable[[Roster], None] = lambda _: None,
+        on_unplannable: Callable[[str, str], None] = lambda _, __: None,
+    ) -> None:
+        self.loaded = Loaded(Schedules())
+        self.ready = False
+        self.seen_at = 0
+        self.rosters: dict[str, Roster] = {}
+        self.unplannable: dict[str, str] = {}
+        self._grace_ms = grace_ms
+        self._on_roster = on_roster
+        self._on_unplannable = on_unplannable
+        self._home: dict[str, Roster] = {}
+        self._leaving: dict[str, set[str]] = {}
+        self._paused: set[str] = set()
+        self._suspended: set[str] = set()
+
+    @property
+    def state(self) -> Schedules:
+        """The fold."""
+        return self.loaded.state
+
+    @property
+    def states(self) -> States:
+        """Numbers for metrics and health."""
+        problems = len(self.state.problems) + len(self.state.unreadable) + len(self.unplannable)
+        paused, suspended = len(self._paused), len(self._suspended)
+        return States(len(self.state.rows) - paused - suspended, paused, suspended, problems)
+
+    def start_over(self, loaded: Loaded) -> Iterator[None]:
+        """Take a newly loaded fold, in slices: iterate until the end. Not ready until `plan_all` was called too."""
+        self.ready = False
+        self.loaded = loaded
+        for known in (self._home, self._leaving, self._paused, self._suspended, self.unplannable):
+            known.clear()
+        for roster in self.rosters.values():
+            roster.timers.clear()
+            for part in (roster.fired, roster.retiring, roster.waiting, roster.drips):
+                part.clear()
+        for number, (name, row) in enumerate(loaded.state.rows.items()):
+            self._settle_in(name, row)
+            if number % SLICE == 0:
+                yield
+
+    def plan_all(self, now_ms: int) -> Iterator[None]:
+        """Set the timer of every schedule, in slices; `ready` after the last."""
+        for number, (name, roster) in enumerate(list(self._home.items())):
+            self._replan(roster, name, now_ms)
+            if number % SLICE == 0:
+                yield
+        self.ready = True
+        for roster in self.rosters.values():
+            roster.wake()
+
+    def changed(self, applied: Iterable[Applied], now_ms: int) -> None:
+        """Follow the fold after these events."""
+        names = set()
+        for change in applied:
+            if change.what in {"removed", "retimed"} and change.before is not None:
+                self._leave(change.name, change.before, change.event_id)
+            if change.name:
+                names.add(change.name)
+        for name in names:
+            self._paused.discard(name)
+            self._suspended.discard(name)
+            self.unplannable.pop(name, None)
+            row, home = self.state.rows.get(name), self._home.pop(name, None)
+            new = None if row is None else self._settle_in(name, row)
+            if home is not None and home is not new:
+                home.forget(name)
+            if new is not None:
+                new.waiting.discard(name)
+                self._replan(new, name, now_ms)
+
+    def take_row(self, queue: str, name: str, fired: Fired) -> bool:
+        """A row of `:fired` was read. Returns whether nobody knows the schedule, of which something may be queued."""
+        home = self._home.get(name)
+        if home is None:
+            return bool(fired.open) and name not in self.state.rows
+        generation = self.state.rows[name].generation
+        if home.queue != queue:
+            if EntryID.parse(fired.generation) < EntryID.parse(generation):
+                self._retire(self.roster(queue), name, generation)
+            return False
+        # One text for both, of which there may be a million.
+        home.fired[name] = (
+            msgspec.structs.replace(fired, generation=generation) if fired.generation == generation else fired
+        )
+        return False
+
+    def take(self, roster: Roster, now_ms: int, limit: int) -> list[Due]:
+        """Take up to about `limit` steps of what is due in this queue; each name must come back by `put_back`."""
+        due: list[Due] = []
+        steps = 0
+        while steps < limit and (names := roster.timers.pop(now_ms, limit - steps)):
+            for name in names:
+                found = self._plan(roster, name, now_ms)
+                if found.steps:
+                    row = self.state.rows[name]
+                    due.append(Due(name, row.generation, row.schedule(), found.steps))
+                    steps += len(found.steps)
+                    roster.in_flight.add(name)
+                elif found.wake_ms is not None:
+                    roster.timers.set(name, found.wake_ms)
+        return due
+
+    def answered(self, roster: Roster, due: Due, step: Step, result: FireResult, now_ms: int) -> int | None:
+        """Learn what became of a step. Returns when to look again if planning alone would be too soon."""
+        if result.status == "unreadable":
+            return now_ms + BROKEN_MS
+        if self._home.get(due.name) is roster:
+            roster.fired[due.name] = result.fired
+        if result.status == "open":
+            roster.waiting.add(due.name)
+            return now_ms + max(due.schedule.drip_ms, WAIT_MS)
+        if result.status == "early":
+            return now_ms + EARLY_MS
+        if result.status != "behind":
+            roster.waiting.discard(due.name)
+        if result.status == "fired" and isinstance(step, Fire) and step.overlap == "wait":
+            roster.drips[due.name] = now_ms + due.schedule.drip_ms
+        return None
+
+    def put_back(self, roster: Roster, name: str, now_ms: int, not_before: int | None = None) -> None:
+        """The call about this schedule has come back, or failed: plan it again."""
+        roster.in_flight.discard(name)
+        if self._home.get(name) is not roster:
+            return
+        if not_before is not None:
+            roster.look_at(name, not_before)
+        else:
+            self._replan(roster, name, now_ms)
+
+    def ended(self, queue: str, names: Iterable[str]) -> None:
+        """Tasks of these schedules have ended: a backlog that waits for that may go on."""
+        roster = self.rosters.get(queue)
+        if roster is not None and roster.waiting:
+            for name in names:
+                if name in roster.waiting and self._home.get(name) is roster:
+                    roster.waiting.discard(name)
+                    roster.look_at(name, AT_ONCE)
+
+    def retired(self, roster: Roster, names: Iterable[str], now_ms: int) -> None:
+        """These fire in that queue no more, so that they may in another."""
+        for name in names:
+            roster.retiring.pop(name, None)
+            queues = self._leaving.get(name)
+            if queues is None:
+                continue
+            queues.discard(roster.queue)
+            if not queues:
+                del self._leaving[name]
+                home = self._home.get(name)
+                if home is not None:
+                    self._replan(home, name, now_ms)
+
+    def unreported(self) -> list[tuple[str, Problem]]:
+        """Definitions that cannot be used, of which no event says so yet."""
+        return [(name, problem) for name, problem in self.state.problems.items() if not problem.reported]
+
+    def roster(self, queue: str) -> Roster:
+        """That of a queue, made if need be."""
+        if queue not in self.rosters:
+            self.rosters[queue] = Roster(queue)
+            self._on_roster(self.rosters[queue])
+        return self.rosters[queue]
+
+    def _settle_in(self, name: str, row: Row) -> Roster | None:
+        """Note where the schedule fires; None when its definition is not there or cannot be read."""
+        if row.suspended:
+            self._suspended.add(name)
+        elif row.paused:
+            self._paused.add(name)
+        if not row.definition:
+            return None
+        try:
+            queue = row.schedule().queue
+        except _UNPLANNABLE as error:
+            self._cannot_plan(name, error)
+            return None
+        roster = self._home[name] = self.roster(queue)
+        return roster
+
+    def _leave(self, name: str, before: Row, event_id: str) -> None:
+        """The schedule was removed, or is another one from this event on: nothing older fires in its queue any more."""
+        row = self.state.rows.get(name)
+        queue = _queue_of(before)
+        if queue is not None and (row is None or row.generation != event_id or _queue_of(row) != queue):
+            self._retire(self.roster(queue), name, event_id)
+
+    def _retire(self, roster: Roster, name: str, generation: str) -> None:
+        self._leaving.setdefault(name, set()).add(roster.queue)
+        roster.retire(name, generation)
+
+    def _replan(self, roster: Roster, name: str, now_ms: int) -> None:
+        if name in roster.in_flight:
+            return
+        found = self._plan(roster, name, now_ms)
+        if found.steps:
+            roster.look_at(name, AT_ONCE)
+        elif found.wake_ms is not None:
+            roster.look_at(name, found.wake_ms)
+        else:
+            roster.timers.remove(name)
+
+    def _plan(self, roster: Roster, name: str, now_ms: int) -> Plan:
+        row = self.state.rows.get(name)
+        if row is None or self._home.get(name) is not roster or name in self._leaving:
+            return Plan()
+        standing = Standing(row.generation, row.since_ms, not row.paused and not row.suspended)
+        moment = Moment(now_ms, now_ms - self._grace_ms, roster.drips.get(name, 0))
+        try:
+            return plan(row.schedule(), standing, roster.fired.get(name), moment)
+        except _UNPLANNABLE as error:
+            self._cannot_plan(name, error)
+            return Plan(wake_ms=now_ms + BROKEN_MS)
+
+    def _cannot_plan(self, name: str, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        if self.unplannable.get(name) != reason:
+            self.unplannable[name] = reason
+            self._on_unplannable(name, reason)
+
+
+def _queue_of(row: Row) -> str | None:
+    """None when its definition is not there or cannot be read."""
+    try:
+        return row.schedule().queue if row.definition else None
+    except _UNPLANNABLE:
+        return None

@@ -1,0 +1,192 @@
+"""Fires what is due in one queue: plans become script calls, answers become knowledge, and what failed is due again."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from reclaimd.daemon.batches import BatchSize, Pace
+from reclaimd.daemon.links import Links
+from reclaimd.daemon.schedules.book import Book, Due
+from reclaimd.daemon.schedules.planning import Fire, Step
+from reclaimd.daemon.schedules.roster import Roster
+from reclaimd.daemon.schedules.server_clock import ServerClock
+from reclaimd.daemon.stolen import Stolen
+from reclaimd.streams.codec import Body, encode_body
+from reclaimd.streams.errors import ReclaimdError
+from reclaimd.streams.keys import Partition, queues_key
+from reclaimd.streams.logs import get_logger
+from reclaimd.streams.occurrence_scripts import (
+    FIRE_BYTES,
+    FIRE_ROWS,
+    VIEW_MS,
+    FireReply,
+    FireRow,
+    Row,
+    SkipRow,
+    fire,
+    retire,
+)
+
+REGISTER_EVERY: Final = 30.0
+MARGIN_MS: Final = 1_000
+"""A view this much younger than the oldest that the script takes is not sent any more: it would be refused."""
+LOOK_AGAIN: Final = 0.05
+"""Seconds until the next look at whether the fold is known to be complete again."""
+
+log = get_logger(__name__)
+
+
+class FiringRefused(ReclaimdError):
+    """The partition does not allow firing now. `state`: of its epoch."""
+
+    def __init__(self, queue: str, state: str) -> None:
+        super().__init__(queue, state)
+        self.queue = queue
+        self.state = state
+
+    def __str__(self) -> str:
+        return f"queue {self.queue} is {self.state}: schedules fire there again when it is ok"
+
+
+class Limits(NamedTuple):
+    """`batch_max`: rows a call; `longest`: seconds between two looks at most."""
+
+    batch_max: int
+    longest: float
+
+
+class Firing:
+    """One queue's share of the book. `alive` is called after each call."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        book: Book,
+        links: Links,
+        clock: ServerClock,
+        limits: Limits,
+        *,
+        namespace: str,
+        stolen: Stolen,
+        alive: Callable[[], None],
+    ) -> None:
+        self.roster = roster
+        self._book = book
+        self._links = links
+        self._clock = clock
+        self._namespace = namespace
+        self._partition = Partition(namespace, roster.queue)
+        self._longest = limits.longest
+        self._size = BatchSize(min(limits.batch_max, FIRE_ROWS))
+        self._pace = Pace(stolen, time.monotonic, alive)
+        self._epoch_id = secrets.token_hex(8)
+        self._registered = float("-inf")
+
+    async def step(self) -> float:
+        """Retire what must go, fire what is due. Returns the seconds until the next thing is due, at most `longest`."""
+        if not self._book.ready or not self._clock.known:
+            return self._longest
+        if not self._is_fresh():
+            return LOOK_AGAIN
+        while self.roster.retiring:
+            await self._retire()
+        if await self._pace.repeat(self._size, self._fire):
+            return 0.0 if self._is_fresh() else LOOK_AGAIN
+        due = self.roster.timers.next_due()
+        return self._longest if due is None else min(self._longest, max(0.0, (due - self._clock.now()) / 1000))
+
+    def _is_fresh(self) -> bool:
+        return abs(self._clock.now() - self._book.seen_at) < VIEW_MS - MARGIN_MS
+
+    async def _retire(self) -> None:
+        """Whatever has no epoch has nothing to retire either; any other state will pass."""
+        batch = dict(list(self.roster.retiring.items())[:FIRE_ROWS])
+        reply = await self._links.send(retire(self._partition, list(batch.items())))
+        if reply.status == "state" and reply.state != "absent":
+            raise FiringRefused(self.roster.queue, reply.state)
+        done = [name for name, generation in batch.items() if self.roster.retiring.get(name) == generation]
+        self._book.retired(self.roster, done, int(self._clock.now()))
+        log.info("schedules fire here no more", queue=self.roster.queue, schedules=len(done))
+
+    async def _fire(self, limit: int) -> tuple[int, bool]:
+        """One batch: returns how many rows were sent, and whether more is due."""
+        if not self._is_fresh():
+            return 0, False
+        due = self._book.take(self.roster, int(self._clock.now()), limit)
+        done: dict[str, int | None] = {}
+        try:
+            if due:
+                await self._register()
+            for part in _parts(due):
+                await self._send(part, done)
+        finally:
+            now = int(self._clock.now())
+            for item in due:
+                # One whose answer was lost is planned as before, and its answer then tells what had become of it.
+                self._book.put_back(self.roster, item.name, now, done.get(item.name))
+        following = self.roster.timers.next_due()
+        return sum(len(item.steps) for item in due), following is not None and following <= self._clock.now()
+
+    async def _send(self, part: Sequence[tuple[Due, Step, Row]], done: dict[str, int | None]) -> None:
+        sent = time.monotonic()
+        call = fire(self._partition, [row for _, _, row in part], seen_at=self._book.seen_at, epoch_id=self._epoch_id)
+        reply: FireReply = await self._links.send(call)
+        if reply.status == "state":
+            raise FiringRefused(self.roster.queue, reply.state)
+        if reply.status == "old":
+            soon = int(self._clock.now() + LOOK_AGAIN * 1000)
+            done.update({due.name: soon for due, _, _ in part})
+            return
+        self._clock.saw(reply.now, sent)
+        for (due, step, _), result in zip(part, reply.rows, strict=True):
+            if result.status == "unreadable":
+                log.warning(
+                    "schedule cannot fire, its row is unreadable",
+                    queue=self.roster.queue,
+                    schedule=due.name,
+                    key=self._partition.key("fired"),
+                )
+            not_before = self._book.answered(self.roster, due, step, result, reply.now)
+            # What keeps one instant back keeps those after it back.
+            done[due.name] = done.get(due.name) or not_before
+
+    async def _register(self) -> None:
+        """Whoever looks for queues must find this one; again now and then, since Redis may have been emptied."""
+        if time.monotonic() - self._registered > REGISTER_EVERY:
+            await self._links.use(lambda client: client.sadd(queues_key(self._namespace), self.roster.queue))
+            self._registered = time.monotonic()
+
+
+def _parts(due: Sequence[Due]) -> Iterator[list[tuple[Due, Step, Row]]]:
+    """What goes into one call each, in order: so many rows, and about so many bytes."""
+    part: list[tuple[Due, Step, Row]] = []
+    size = 0
+    for item in due:
+        body = encode_body(Body(name=item.schedule.task, args=item.schedule.args))
+        for step in item.steps:
+            if part and (len(part) >= FIRE_ROWS or size + len(body) > FIRE_BYTES):
+                yield part
+                part, size = [], 0
+            part.append((item, step, _row(item, step, body)))
+            size += len(body) if isinstance(step, Fire) else 0
+    if part:
+        yield part
+
+
+def _row(due: Due, step: Step, body: bytes) -> Row:
+    if not isinstance(step, Fire):
+        return SkipRow(due.name, due.generation, step.after, step.upto, step.many, step.reason)
+    schedule = due.schedule
+    return FireRow(
+        due.name,
+        due.generation,
+        step.after,
+        step.nominal,
+        step.due,
+        step.overlap,
+        schedule.lane,
+        schedule.max_deliveries,
+        body,
+        schedule.limit or 0,
+    )
