@@ -104,6 +104,8 @@ _header = msgspec.json.Decoder(_Header)
 _named = msgspec.json.Decoder(_Named)
 # UnicodeDecodeError is no MsgspecError; RecursionError comes from JSON that is nested too deeply.
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+# What an upcaster may stumble over in an event that was damaged.
+_UNLIFTABLE = (LookupError, TypeError, ValueError, AttributeError)
 
 
 def upserted(schedule: Schedule) -> ScheduleUpserted:
@@ -131,7 +133,7 @@ def decode(
         return _unreadable(raw, f"{header.type} has version {header.v}, this program knows 1 to {newest}")
     try:
         event = _decoder.decode(raw if header.v == newest else _lifted(raw, header, newest, upcasters))
-    except _BROKEN as error:
+    except (*_BROKEN, *_UNLIFTABLE) as error:
         return _unreadable(raw, f"{header.type}: {error}")
     if not NAME.match(event.name):
         return Unreadable("", raw, f"{header.type}: name: use 1 to 80 of A-Z a-z 0-9 . _ -")
@@ -142,7 +144,7 @@ def _lifted(raw: bytes, header: _Header, newest: int, upcasters: Mapping[tuple[s
     fields: dict[str, Any] = msgspec.json.decode(raw)
     for version in range(header.v, newest):
         fields = upcasters[header.type, version](fields)
-    return _encoder.encode({**fields, "v": newest})
+    return _encoder.encode({**fields, "type": header.type, "v": newest})
 
 
 def _unreadable(raw: bytes, why: str) -> Unreadable:
