@@ -17,7 +17,14 @@ import msgspec
 
 from reclaimd.streams.errors import ConfigError, InvalidSetting
 from reclaimd.streams.options import ENV_PREFIX, Option
-from reclaimd.streams.settings import SECTIONS, DaemonSettings, Settings, WorkerSettings, all_options
+from reclaimd.streams.settings import (
+    SECTIONS,
+    DaemonSettings,
+    SchedulerSettings,
+    Settings,
+    WorkerSettings,
+    all_options,
+)
 
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 INTERNAL_PREFIX = f"{ENV_PREFIX}INTERNAL_"
@@ -124,6 +131,7 @@ def merge(*layers: Iterable[Given], sections: Iterable[str] = tuple(SECTIONS)) -
         return Config(
             worker=WorkerSettings(**values["worker"]),
             daemon=DaemonSettings(**values["daemon"]),
+            scheduler=SchedulerSettings(**values["scheduler"]),
             origins={key: given.origin for key, given in winners.items()},
             **values[""],
         )
