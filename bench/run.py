@@ -31,6 +31,7 @@ CASES = {
     "e": "e_idle",
     "f": "f_memory",
     "g": "g_kills",
+    "h": "h_schedules",
 }
 CLIENT_TIMEOUT = 120
 

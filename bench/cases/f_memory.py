@@ -39,8 +39,8 @@ def measure(stage: Stage) -> list[Figure]:
     return [Figure("f", f"RSS of the {name} after {TASKS:,} tasks", "MB", values) for name, values in sizes.items()]
 
 
-def resident(pid: int) -> float:
-    """RSS in megabytes."""
+def resident(pid: int | str) -> float:
+    """RSS in megabytes. `pid`: or `self`."""
     found = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     if found is None:
         raise AssertionError(f"process {pid} has ended")
