@@ -14,7 +14,9 @@ from cases.f_memory import resident
 from msgspec import json as fast
 
 from reclaimd.streams.ids import EntryID
+from reclaimd.streams.keys import schedule_events_key
 from reclaimd.streams.redis_log import connect
+from reclaimd.streams.schedules.events import SchedulePaused, encode
 from reclaimd.streams.schedules.fold import Row, Schedules
 from reclaimd.streams.schedules.log import ScheduleLog
 from reclaimd.streams.schedules.model import Cron, Schedule
@@ -44,6 +46,8 @@ async def write(url: str, namespace: str, count: int) -> dict[str, float]:
     """The time is that of the snapshot alone."""
     state = made(count)
     client = connect(url, reply_timeout=60)
+    last = encode(SchedulePaused(name="nobody"))
+    await client.xadd(schedule_events_key(namespace), {"e": last}, id=str(state.position))
     begun = time.perf_counter()
     await ScheduleLog(client, namespace).write_snapshot(state)
     spent = time.perf_counter() - begun
@@ -58,6 +62,7 @@ async def load(url: str, namespace: str) -> dict[str, float]:
     begun = time.perf_counter()
     loaded = await ScheduleLog(client, namespace).load()
     spent = time.perf_counter() - begun
+    assert loaded.problems == [], loaded.problems
     rows = loaded.state.rows
     size = sum(len(row.definition) for row in rows.values()) / max(1, len(rows))
     await client.aclose()
