@@ -32,7 +32,7 @@ class BrokenPromise(Exception):
 
 
 class Note(NamedTuple):
-    """A line of the diary: a run began or ended. `at`: wall seconds."""
+    """A line of the diary: a run began or ended, or a schedule beat. `at`: wall seconds."""
 
     what: str
     task_id: str
@@ -67,6 +67,13 @@ class Stage:
         """`reclaimd serve`, on a free port."""
         self._start("daemon", "serve", "--listen", "127.0.0.1:0")
 
+    def kill_daemon(self) -> int:
+        """By SIGKILL; returns its pid."""
+        process = self._processes["daemon"]
+        process.kill()
+        process.wait()
+        return process.pid
+
     def start_worker(self, worker: str) -> None:
         """`reclaimd worker` under this ID."""
         target = "reclaimd.daemon.demo.tasks:app"
@@ -99,6 +106,10 @@ class Stage:
         """The diary so far."""
         rows = (line.split() for line in self.diary.read_text("ascii").splitlines())
         return [Note(what, task, worker, int(pid), float(at)) for what, task, worker, pid, at in rows]
+
+    def beats(self) -> list[int]:
+        """The instants of the schedule that ran, wall milliseconds, in the order of their runs."""
+        return [int(note.task_id.rpartition(":")[2]) for note in self.notes() if note.what == "beat"]
 
     def running(self, pid: int) -> set[str]:
         """Tasks that this process has begun and not ended."""

@@ -16,12 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from reclaimd.daemon.demo.cast import LEASE, NAMESPACE, BrokenPromise, Stage, wait_for
-from reclaimd.daemon.demo.tasks import step
+from reclaimd.daemon.demo.tasks import beat, step
 from reclaimd.daemon.embedded import EmbeddedServer
-from reclaimd.streams import Reclaimd
+from reclaimd.streams import Reclaimd, every
 from reclaimd.streams.errors import ReclaimdError
 
 TASKS = 1_000
+BEAT = "beat"
+BEAT_MS = 1_000
+BEATS_AWAY = 2
 WORKERS = ("worker-a", "worker-b", "worker-c")
 
 
@@ -36,6 +39,10 @@ class Report:
     fenced_settlements: int = 0
     kill_to_rerun: float | None = None
     restart_to_rerun: float | None = None
+    beats: int = 0
+    beats_late: int = 0
+    beats_missing: int = 0
+    beats_twice: int = 0
     seconds: float = 0.0
     broken: list[str] = field(default_factory=list)
 
@@ -57,6 +64,7 @@ class Play:
             self._kill_one()
             self._freeze_one()
             self._restart_one()
+            self._restart_daemon()
             self._drain()
         except (BrokenPromise, ReclaimdError) as error:
             self.report.broken.append(str(error))
@@ -75,6 +83,9 @@ class Play:
         wait_for("three live workers", lambda: stage.view().live == len(WORKERS))
         self._say(f"start   the daemon and {len(WORKERS)} workers, leases of {LEASE:g} s")
         app = Reclaimd(stage.url, NAMESPACE)
+        # Each instant counts here; by default one that comes while the task before still runs is skipped.
+        app.schedules.put_sync(BEAT, beat, every(f"{BEAT_MS}ms"), overlap="allow")
+        self._say(f"schedule a beat every {BEAT_MS / 1000:g} s")
         results = app.enqueue_many_sync([step.call(_length(number)) for number in range(TASKS)])
         app.close()
         self._accepted = [result.task_id for result in results if result.status == "ok"]
@@ -123,10 +134,34 @@ class Play:
         self.report.restart_to_rerun = again - started
         self._say(f"restart under the same ID took them back {self.report.restart_to_rerun:.2f} s after its start")
 
+    def _restart_daemon(self) -> None:
+        """Kill the daemon between two beats, and let it stay away for some of them."""
+        stage = self._stage
+        wait_for("two beats of the schedule", lambda: len(stage.beats()) > 1)
+        pid = stage.kill_daemon()
+        last = max(stage.beats())
+        self._say(f"[red]kill -9[/red] the daemon (process {pid}): nobody fires, nobody reclaims")
+        away = last + BEATS_AWAY * BEAT_MS + BEAT_MS // 2
+        wait_for(f"{BEATS_AWAY} instants to pass", lambda: time.time() * 1000 > away)
+        stage.start_daemon()
+        began = time.time()
+        missed = {last + number * BEAT_MS for number in range(1, BEATS_AWAY + 1)}
+        wait_for("the beats that nobody fired", lambda: missed <= set(stage.beats()))
+        self.report.beats_late = BEATS_AWAY
+        self._say(f"fire    {time.time() - began:.2f} s after its start the daemon has fired the {BEATS_AWAY} missed")
+        ahead = max(stage.beats())
+        wait_for("the next beat", lambda: max(stage.beats()) > ahead)
+
     def _drain(self) -> None:
         stage = self._stage
-        wait_for("all tasks to be settled", lambda: stage.view().counter("succeeded") >= len(self._accepted), 25.0)
+        app = Reclaimd(stage.url, NAMESPACE)
+        app.schedules.remove_sync(BEAT)
+        wait_for("all tasks to be settled", self._all_settled, 25.0)
         self._say("done    every task is settled")
+
+    def _all_settled(self) -> bool:
+        view = self._stage.view()
+        return view.open_tasks == 0 and view.counter("succeeded") >= len(self._accepted) + len(set(self._stage.beats()))
 
     def _begun_elsewhere(self, tasks: set[str], pid: int, since: float) -> float | None:
         """When the first of these tasks began in another process after this instant."""
@@ -138,7 +173,12 @@ class Play:
         began = Counter(note.task_id for note in self._stage.notes() if note.what == "began")
         ended = {note.task_id for note in self._stage.notes() if note.what == "ended"}
         report.accepted = len(self._accepted)
-        report.settled = view.counter("succeeded")
+        # A beat may run twice like any task whose worker dies; it must be enqueued once.
+        beats = set(self._stage.beats())
+        expected = range(min(beats, default=0), max(beats, default=-1) + 1, BEAT_MS)
+        report.beats, report.beats_missing = len(beats), len(set(expected) - beats)
+        report.beats_twice = view.counter("occurrences:fired") - len(beats)
+        report.settled = view.counter("succeeded") - len(beats)
         report.run_twice = sum(1 for runs in began.values() if runs > 1)
         report.lost = len(set(self._accepted) - ended)
         report.fenced_settlements = view.counter("fenced")
@@ -149,6 +189,8 @@ class Play:
             report.broken.append(f"{report.lost} accepted tasks never ran to an end")
         if report.settled != report.accepted:
             report.broken.append(f"{report.accepted} tasks accepted, {report.settled} settlements counted")
+        if report.beats_missing or report.beats_twice:
+            report.broken.append(f"{report.beats_missing} beats are missing, {report.beats_twice} were enqueued twice")
         if view.dead:
             report.broken.append(f"{view.dead} tasks were given up")
 
@@ -170,6 +212,9 @@ def _table(report: Report) -> Table:
         ("fenced settlements", report.fenced_settlements),
         ("seconds from kill to re-run", _seconds(report.kill_to_rerun)),
         ("seconds from restart to re-run", _seconds(report.restart_to_rerun)),
+        ("beats of the schedule, one a second", report.beats),
+        ("of them fired late, the daemon being dead", report.beats_late),
+        ("missing or enqueued twice", report.beats_missing + report.beats_twice),
     )
     for name, value in rows:
         table.add_row(name, str(value))

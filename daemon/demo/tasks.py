@@ -20,6 +20,12 @@ def _note(what: str, ctx: Context) -> None:
 
 
 @app.task(queue="demo", timeout=60)
+async def beat(ctx: Context) -> None:
+    """What the schedule runs."""
+    _note("beat", ctx)
+
+
+@app.task(queue="demo", timeout=60)
 async def step(seconds: float, ctx: Context) -> None:
     """Take that long."""
     _note("began", ctx)
