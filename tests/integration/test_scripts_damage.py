@@ -10,6 +10,7 @@ import redis
 from property.lab import LEASE, Lab, verdict
 from reclaimd.streams import scripts
 from reclaimd.streams.errors import LayoutMismatch
+from reclaimd.streams.occurrence_scripts import retire
 from reclaimd.streams.redis_log import translate
 from support.servers import Server
 
@@ -179,6 +180,8 @@ def all_calls(lab: Lab, token: str) -> dict[str, scripts.Call[Any]]:
         "purge": scripts.purge(p, ["1-1"], now=now),
         "cleanup": scripts.cleanup(p, now=now),
         "retain": scripts.retain(p, scripts.Limits(1, 1, 1, 1), now=now),
+        "fire": lab.fire_call(lab.occurrence(now - 1)),
+        "retire": retire(p, [("s", "2-0")], now=now),
     }
 
 
@@ -211,6 +214,8 @@ WRONG = [
     "leases",
     "turns",
     "control",
+    "fired",
+    "fired:queued",
     "delayed",
     "delayed:body",
     "seen:0",

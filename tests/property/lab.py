@@ -6,6 +6,7 @@ from property.snapshot import STREAMS, Snapshot, raw_client, take
 from reclaimd.streams import scripts
 from reclaimd.streams.codec import Delivery, Outcome, Settlement, settle
 from reclaimd.streams.keys import Partition
+from reclaimd.streams.occurrence_scripts import Fired, FireReply, FireResult, FireRow, Row, fire, fired_rows
 from reclaimd.streams.redis_log import connect_sync, send_sync
 from support.servers import Server
 
@@ -123,6 +124,26 @@ class Lab:
 
     def promote(self) -> int:
         return self.send(scripts.promote(self.partition, now=self.now))[0]
+
+    def occurrence(self, nominal: int, after: int = 0, **options: Any) -> FireRow:
+        """A row for schedule `s`, generation `1-0`, due when it is nominal, unless `options` say otherwise."""
+        options.setdefault("due", nominal)
+        plain: dict[str, Any] = {"schedule": "s", "generation": "1-0", "overlap": "skip", "lane": "normal"}
+        return FireRow(**plain | {"max_deliveries": 5, "body": b"{}"} | options, nominal=nominal, after=after)
+
+    def fire_call(self, *rows: Row, **options: Any) -> scripts.Call[FireReply]:
+        """By a view of this very moment, unless `seen_at` says otherwise."""
+        plain: dict[str, Any] = {"seen_at": self.now, "epoch_id": "e", "now": self.now}
+        return fire(self.partition, rows, **plain | options)
+
+    def fire(self, *rows: Row, **options: Any) -> list[FireResult]:
+        reply = self.send(self.fire_call(*rows, **options))
+        assert reply.status == "ok", reply
+        return list(reply.rows)
+
+    def fired(self, schedule: str = "s") -> Fired:
+        """The row of a schedule as it stands."""
+        return fired_rows([(b"", self.do("HGET", self.key("fired"), schedule))]).get("", Fired())
 
     def letters(self) -> dict[str, tuple[str, dict[str, str]]]:
         """Dead letters by task: entry ID and fields."""

@@ -90,6 +90,8 @@ class Snapshot:
     turns: dict[str, str]
     paused: bool
     bell: int
+    fired: dict[str, str]
+    queued: dict[str, Fields]
     places: dict[str, list[Place]] = field(compare=False, default_factory=dict)
 
     def owned_by(self, worker: str) -> list[tuple[str, str]]:
@@ -156,14 +158,14 @@ def take(client: Raw, tag: str) -> Snapshot:
             ["XINFO", "CONSUMERS", key, "workers"],
         ]
     commands += [["XRANGE", f"{tag}:dead", "-", "+"], ["ZRANGE", f"{tag}:delayed", "0", "-1", "WITHSCORES"]]
-    names = ("delayed:body", "workers", "clock", "unique", "counters", "epoch", "control", "turns")
+    tasks = ("delayed:body", "workers", "clock", "unique", "counters", "epoch", "control", "turns")
+    names = (*tasks, "fired", "fired:queued")
     commands += [["HGETALL", f"{tag}:{name}"] for name in names]
     commands += [["ZRANGE", f"{tag}:leases", "0", "-1", "WITHSCORES"], ["LLEN", f"{tag}:bell"]]
     replies = client.execute_command("EVAL", _READ_ALL, 0, json.dumps(commands))
     entries, pending, consumers = _task_streams(replies)
-    dead, delayed, bodies, workers, clock, unique, counters, epoch, control, turns, leases, bell = replies[
-        3 * len(STREAMS) :
-    ]
+    dead, delayed, *hashes, leases, bell = replies[3 * len(STREAMS) :]
+    bodies, workers, clock, unique, counters, epoch, control, turns, fired, queued = hashes
     snapshot = Snapshot(
         streams=entries,
         pending=pending,
@@ -180,6 +182,8 @@ def take(client: Raw, tag: str) -> Snapshot:
         turns=dict(_pairs(turns)),
         paused=dict(_pairs(control)).get("paused") == "1",
         bell=int(bell),
+        fired=dict(_pairs(fired)),
+        queued={schedule: _envelope(text) for schedule, text in _pairs(queued)},
     )
     _find_places(snapshot)
     return snapshot
