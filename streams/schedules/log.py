@@ -99,20 +99,23 @@ class ScheduleLog:
 
         Begins again when what it is reading was trimmed meanwhile, behind a snapshot newer than its own.
         """
-        before: Loaded | None = None
+        tried: list[str | None] = []
         for _ in range(_ATTEMPTS):
             loaded = await self._base()
-            if before is not None and before.snapshot_id == loaded.snapshot_id:
+            if loaded.snapshot_id in tried:
                 loaded.anchored = False
                 loaded.problems.append(_gap(loaded))
-            while True:
-                applied = await self.follow(loaded)
-                if applied is None:
-                    break
-                if len(applied) < PAGE:
-                    return loaded
-            before = loaded
+            if await self._catch_up(loaded):
+                return loaded
+            tried.append(loaded.snapshot_id)
+            del loaded  # or two states would be held while the next is read
         raise redis.TimeoutError(f"{self._events} was trimmed {_ATTEMPTS} times while it was read")
+
+    async def _catch_up(self, loaded: Loaded) -> bool:
+        while True:
+            applied = await self.follow(loaded)
+            if applied is None or len(applied) < PAGE:
+                return applied is not None
 
     async def follow(self, loaded: Loaded) -> list[Applied] | None:
         """Fold what comes next, at most PAGE events: fewer when that was all. Every event has one result.
