@@ -21,6 +21,7 @@ from reclaimd.daemon.loops.pulse import feed_watchdog, measure_lag
 from reclaimd.daemon.loops.redis import RedisLoop
 from reclaimd.daemon.loops.scheduler import Scheduler
 from reclaimd.daemon.loops.shell import Context
+from reclaimd.daemon.loops.sources import source_loops
 from reclaimd.daemon.loops.start import recover_at_start
 from reclaimd.daemon.sd_notify import notify
 from reclaimd.metrics.collector import ViewCollector
@@ -84,6 +85,8 @@ async def run(settings: Settings, *, on_ready: OnReady | None = None) -> None:
             tasks.start_soon(redis_loop.run)
             await recover_at_start(context, fleet, events, narrator)
             await scheduler.start(tasks)
+            for loop in source_loops(context, scheduler):
+                tasks.start_soon(loop.run)
             fleet.run_in(tasks)
             tasks.start_soon(fleet.discovery.run)
             tasks.start_soon(events.loop.run)

@@ -41,6 +41,7 @@ LABELS = {
     "state": "`live`, `fenced`, `expired`, `gone`",
     "loop": "the daemon's loops",
     "script": "the scripts of docs/protocol.md",
+    "source": "the sources of schedules in the daemon's configuration",
     "version": "one value per daemon",
     "python": "one value per daemon",
     "layout": "one value per daemon",
@@ -321,9 +322,7 @@ SCHEDULE_PROBLEMS = _own(
 SCHEDULES_LOST = _own(
     "schedules_lost", "gauge", "Schedules that this daemon knew when Redis held none any more; 0 while it holds some."
 )
-SCHEDULES_REJECTED = _own(
-    "schedules_rejected_total", "counter", "Definitions that this daemon read and could not use."
-)
+SCHEDULES_REJECTED = _own("schedules_rejected_total", "counter", "Definitions that this daemon read and could not use.")
 SCHEDULES_READ_LAG = _own(
     "schedules_read_lag_seconds",
     "gauge",
@@ -339,6 +338,14 @@ SNAPSHOTS = _own(
     "Snapshots of schedules that this daemon tried to write: written, failed, overtaken (trimmed by newer ones).",
     ("result",),
 )
+_SOURCE = ("source",)
+SOURCE_POLLS = _own("source_polls_total", "counter", "Times that a source was read.", ("source", "result"))
+SOURCE_SCHEDULES = _own("source_schedules", "gauge", "Schedules that a source holds and that can be used.", _SOURCE)
+SOURCE_PROBLEMS = _own("source_problems", "gauge", "What is wrong with a source and its rows at present.", _SOURCE)
+SOURCE_DRIFT = _own(
+    "source_drift", "gauge", "Schedules that differed from their source when it was last read.", _SOURCE
+)
+SOURCE_UNMET = _own("source_unmet", "gauge", "1 when a source had enabled schedules and Redis none at all.", _SOURCE)
 BUILD_INFO = _own("build_info", "info", "1, labelled with what runs.", ("version", "python", "layout"))
 OWN = (
     EVENTS_READ_LAG,
@@ -355,6 +362,11 @@ OWN = (
     SCHEDULES_READ_LAG,
     SNAPSHOT_AGE,
     SNAPSHOTS,
+    SOURCE_POLLS,
+    SOURCE_SCHEDULES,
+    SOURCE_PROBLEMS,
+    SOURCE_DRIFT,
+    SOURCE_UNMET,
     BUILD_INFO,
 )
 

@@ -46,6 +46,11 @@ class Instruments:
         self.schedules_read_lag = gauge(catalogue.SCHEDULES_READ_LAG)
         self.snapshot_age = gauge(catalogue.SNAPSHOT_AGE)
         self.snapshots = counter(catalogue.SNAPSHOTS)
+        self.source_polls = counter(catalogue.SOURCE_POLLS)
+        self.source_schedules = gauge(catalogue.SOURCE_SCHEDULES)
+        self.source_problems = gauge(catalogue.SOURCE_PROBLEMS)
+        self.source_drift = gauge(catalogue.SOURCE_DRIFT)
+        self.source_unmet = gauge(catalogue.SOURCE_UNMET)
         self.build = Info(catalogue.BUILD_INFO.family, catalogue.BUILD_INFO.help, registry=registry)
 
 

@@ -43,6 +43,11 @@ def schedule_snapshots_key(namespace: str) -> str:
     return f"{{{namespace}:schedules}}:snapshots"
 
 
+def schedule_problems_key(namespace: str) -> str:
+    """The hash of what became of each source of schedules, `{ns:schedules}:problems`."""
+    return f"{{{namespace}:schedules}}:problems"
+
+
 @dataclass(frozen=True)
 class Partition:
     """One hash slot of one queue, and the names of its keys."""

@@ -1,7 +1,7 @@
 """The connection that inspections read through: one command at a time, the client library's errors made ours."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -16,6 +16,9 @@ from reclaimd.streams.scripts import Call
 from reclaimd.streams.settings import Settings
 
 T = TypeVar("T")
+
+LONG_REPLY_TIMEOUT = 120.0
+"""Seconds."""
 
 _ABSENT = ("NOGROUP", "no such key")
 
@@ -52,6 +55,16 @@ class Source:
         self._client = client
         self._url = url
         self._namespace = namespace
+
+    @property
+    def namespace(self) -> str:
+        """The namespace."""
+        return self._namespace
+
+    async def use(self, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
+        """Do several commands, of which one may take as long as reading a million schedules does."""
+        async with _told(self._url, LONG_REPLY_TIMEOUT):
+            return await work(self._client)
 
     def partition(self, queue: str) -> Partition:
         """The partition of a queue."""
@@ -100,12 +113,12 @@ class Source:
 
 
 @asynccontextmanager
-async def _told(url: str) -> AsyncIterator[None]:
+async def _told(url: str, patience: float = REPLY_TIMEOUT) -> AsyncIterator[None]:
     # The client library's own timeout is asyncio.wait_for, which can swallow the cancellation that Ctrl-C is, before
     # Python 3.12 (cpython#86296).
     try:
         with translated(url):
-            async with asyncio.timeout(REPLY_TIMEOUT):
+            async with asyncio.timeout(patience):
                 yield
     except redis.ResponseError as error:
         raise CommandRefused(" ".join(str(error).split())[:200]) from error
