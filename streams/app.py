@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from reclaimd.streams import credentials
 from reclaimd.streams.configure import Config
@@ -13,8 +14,10 @@ from reclaimd.streams.errors import InvalidTask
 from reclaimd.streams.ids import check_queue
 from reclaimd.streams.policy import Retry
 from reclaimd.streams.producer import EnqueueResult, Limits, Producer, SyncProducer, accepted_id, address
-from reclaimd.streams.schedules.client import ScheduleClient
 from reclaimd.streams.tasks import Duration, P, R, Task, TaskCall, TaskOptions, to_ms
+
+if TYPE_CHECKING:
+    from reclaimd.streams.schedules.client import ScheduleClient
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,9 +35,16 @@ class Reclaimd:
     def __init__(self, url: str | None = None, namespace: str | None = None) -> None:
         self.tasks: dict[str, Task[..., Any]] = {}
         self.config: Config = credentials.library_config(os.environ, redis_url=url, namespace=namespace)
-        self.schedules = ScheduleClient(lambda: self.config, self.tasks)
         self._producer: Producer | None = None
         self._sync_producer: SyncProducer | None = None
+
+    @cached_property
+    def schedules(self) -> ScheduleClient:
+        """What makes tasks by the clock: put, get, list, remove, pause, resume, run_now."""
+        # A worker needs none of it, and its start counts: what a restart finds pending waits for the imports.
+        from reclaimd.streams.schedules.client import ScheduleClient
+
+        return ScheduleClient(lambda: self.config, self.tasks)
 
     def configure(self, config: Config) -> None:
         """Use these settings from now on: a worker process hands its own to the app that it runs."""
