@@ -14,7 +14,9 @@ from reclaimd.streams import scripts
 from reclaimd.streams.app import Reclaimd
 from reclaimd.streams.keys import Partition, queues_key
 from reclaimd.streams.lua_source import load_script
-from reclaimd.streams.redis_log import connect_sync, send_sync
+from reclaimd.streams.redis_log import connect, connect_sync, send_sync
+from reclaimd.streams.schedules import Every
+from reclaimd.streams.schedules.log import ScheduleLog
 from reclaimd.streams.settings import Settings
 from support import task_app
 from support.cli import reclaimd
@@ -154,6 +156,26 @@ def test_the_commands_of_an_operator_work_with_the_daemons_user(
             main()
         assert ended.value.code in {0, 1}, (arguments, capsys.readouterr())
         assert _refusals(admin) == [], arguments
+
+
+@in_loop
+async def test_schedules_with_these_users(guarded: Server, admin: redis.Redis) -> None:
+    """A producer creates, a worker's program does all that `app.schedules` can, a daemon loads, writes and trims."""
+    async with Reclaimd(_url(guarded, "producer"), NAMESPACE) as producer:
+        await producer.schedules.put("digest", "send", Every(60_000), queue="mail")
+    async with Reclaimd(_url(guarded, "worker"), NAMESPACE) as worker:
+        await worker.schedules.pause("digest")
+        await worker.schedules.resume("digest")
+        await worker.schedules.run_now("digest", "r1")
+        assert [found.name for found in await worker.schedules.list()] == ["digest"]
+    client = connect(_url(guarded, "daemon"))
+    schedules = ScheduleLog(client, NAMESPACE)
+    for _ in range(4):
+        await schedules.write_snapshot((await schedules.load()).state)
+    trimmed = await schedules.trim()
+    await client.aclose()
+    assert (trimmed.snapshots, trimmed.events) == (3, 2)
+    assert _refusals(admin) == []
 
 
 def _settlement(delivery: Any) -> Any:

@@ -58,7 +58,8 @@ async def snapshots(log: ScheduleLog, count: int) -> list[str]:
 
 
 async def entry_ids(client: AsyncClient, key: str) -> list[str]:
-    return [entry_id.decode() for entry_id, _ in await client.xrange(key) or []]
+    entries: Any = await client.xrange(key)
+    return [entry_id.decode() for entry_id, _ in entries]
 
 
 async def damage(client: AsyncClient, header: str) -> None:
