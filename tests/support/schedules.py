@@ -24,6 +24,7 @@ from reclaimd.streams.schedules.events import (
 from reclaimd.streams.schedules.model import Every, Schedule, Trigger
 from support.daemons import NAMESPACE
 from support.servers import Server
+from support.waiting import await_until
 
 _OCCURRENCE = re.compile(r"(?P<name>[\w.-]+):(?P<generation>\d+-\d+):(?P<nominal>\d+)\Z")
 
@@ -82,11 +83,21 @@ class Schedules:
     def tasks(self, queue: str = "mail", lane: str = "normal") -> list[Task]:
         """Those that occurrences made and that no worker has settled, in the order of their lane."""
         found = []
-        for _, fields in self.client.xrange(Partition(self.namespace, queue).key(f"lane:{lane}")) or []:
+        reply: Any = self.client.xrange(Partition(self.namespace, queue).key(f"lane:{lane}"))
+        for _, fields in reply or []:
             match = _OCCURRENCE.match(fields[b"task"].decode())
             if match:
                 found.append(Task(match["name"], match["generation"], int(match["nominal"]), int(fields[b"at"])))
         return found
+
+    async def wait_tasks(self, count: int = 1, queue: str = "mail", timeout: float = 10.0) -> list[Task]:
+        """Until there are so many at least."""
+
+        def enough() -> list[Task]:
+            found = self.tasks(queue)
+            return found if len(found) >= count else []
+
+        return await await_until(enough, f"{count} occurrences in {queue}", timeout)
 
     def fired(self, queue: str = "mail") -> dict[str, Fired]:
         """Rows of `:fired`."""
@@ -95,7 +106,8 @@ class Schedules:
     def happened(self, kind: str, queue: str = "mail") -> list[list[Any]]:
         """Rows of all events of this type in the queue's event stream, such as OccurrenceSkipped."""
         rows: list[list[Any]] = []
-        for _, fields in self.client.xrange(Partition(self.namespace, queue).key("events")) or []:
+        reply: Any = self.client.xrange(Partition(self.namespace, queue).key("events"))
+        for _, fields in reply or []:
             for event in msgspec.json.decode(fields[b"e"]):
                 if event["type"] == kind:
                     rows += event.get("occurrences") or event.get("tasks") or []
