@@ -273,7 +273,7 @@ def test_a_missing_right_is_said_in_one_line(guarded: Server, admin: redis.Redis
 
 _SENT_BY = {
     "producer": {"enqueue", "fire"},
-    "worker": {"enqueue", "join", "turn", "beat", "leave", "release"},
+    "worker": {"enqueue", "join", "turn", "beat", "leave", "release", "fire"},
     "daemon": set(scripts.ALL_SCRIPTS) - {"enqueue", "join", "turn", "beat", "leave"},
 }
 _COMMAND = re.compile(r"(?:call\(|local command = \{ )'([A-Z]+)'(?:, '([A-Z]+)')?")
