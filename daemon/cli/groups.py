@@ -1,4 +1,4 @@
-"""Commands with a second word: dead letters, queues, tasks."""
+"""Commands with a second word: dead letters, queues, schedules, tasks."""
 
 from importlib import import_module
 from types import ModuleType
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from reclaimd.daemon.cli.flags import Flags, shared
+from reclaimd.daemon.cli.schedule_commands import schedules
 
 QUEUE = typer.Option("--queue", "-q", help="Only this queue.", metavar="Q")
 LIMIT = typer.Option("--limit", "-n", min=1, help="Show at most so many.")
@@ -23,7 +24,7 @@ tasks = typer.Typer(help="Tasks by state.", no_args_is_help=True)
 
 def add_to(app: typer.Typer) -> None:
     """Put the groups below the program."""
-    for name, group in (("dead", dead), ("queues", queues), ("tasks", tasks)):
+    for name, group in (("dead", dead), ("queues", queues), ("schedules", schedules), ("tasks", tasks)):
         app.add_typer(group, name=name)
 
 

@@ -6,8 +6,10 @@ from reclaimd.daemon.cli.flags import Flags
 from reclaimd.daemon.cli.output import Cell, Output
 from reclaimd.daemon.cli.running import DONE, run
 from reclaimd.daemon.cli.words import instant, plural, span
+from reclaimd.daemon.inspect.schedules import read_known
 from reclaimd.daemon.inspect.source import Source
 from reclaimd.daemon.inspect.workers import WorkerInfo, read_fleet
+from reclaimd.daemon.sources.unmet import unmet_sources
 from reclaimd.daemon.view import PartitionView
 
 
@@ -25,14 +27,29 @@ def status(flags: Flags) -> int:
         views = [await source.view(queue) for queue in await source.queues()]
         fleets = [await read_fleet(source, view.queue) for view in views]
         totals = count_workers([worker for fleet in fleets for worker in fleet.workers])
+        known = await read_known(source)
+        schedules = known.totals
+        warnings = [*known.damage, *await unmet_sources(known, flags.settings().sources)]
         if out.json:
-            out.document({"queues": {view.queue: _numbers(view) for view in views}, "workers": totals})
+            out.document(
+                {
+                    "queues": {view.queue: _numbers(view) for view in views},
+                    "workers": totals,
+                    "schedules": schedules,
+                    "repeatable": schedules.enabled,
+                    "warnings": warnings,
+                }
+            )
             return DONE
         if not views:
             out.line("No queues yet.")
         else:
             _print(out, views)
         out.line(f"Workers: {totals.live} live, {totals.dead} dead.")
+        counts = f"{schedules.enabled} enabled, {schedules.paused} paused, {plural(schedules.problems, 'problem')}"
+        out.line(f"Schedules: {counts}{': see schedules list --problems' if schedules.problems else ''}.")
+        for warning in warnings:
+            out.note(f"warning: {warning}")
         return DONE
 
     return run(flags, work)

@@ -66,7 +66,13 @@ def test_a_worker_of_two_queues_counts_once(scene: Scene) -> None:
 def test_status_of_nothing(server: Server) -> None:
     scene = Scene(server.url, namespace="elsewhere")
     scene.client.flushall()
-    assert scene.run("status", "--json").json == {"queues": {}, "workers": {"live": 0, "dead": 0}}
+    assert scene.run("status", "--json").json == {
+        "queues": {},
+        "workers": {"live": 0, "dead": 0},
+        "schedules": {"enabled": 0, "paused": 0, "problems": 0},
+        "repeatable": 0,
+        "warnings": [],
+    }
     assert scene.run("status").out.startswith("No queues yet.")
     scene.close()
 
