@@ -165,6 +165,14 @@ def test_a_rejection_of_what_was_set_right_since_is_not_noted(entry: str, noted:
     assert state.problems == ({"digest": Problem(entry, "cron", "no", reported=True)} if noted else {})
 
 
+@pytest.mark.parametrize(("entry", "noted"), [("1000-0", False), ("1999-9", False), ("2000-1", True)])
+def test_a_rejection_of_an_older_definition_does_not_hide_the_newest_problem(entry: str, noted: bool) -> None:
+    state = after(upserted(digest()), INVALID)
+    problem = state.problems["digest"]
+    last(state, ScheduleRejected(name="digest", entry=entry, field="x", reason="y"))
+    assert state.problems["digest"] == (Problem(entry, "x", "y", reported=True) if noted else problem)
+
+
 def test_a_rejection_of_what_was_removed_since_is_not_noted() -> None:
     state = after(INVALID, ScheduleRemoved(name="digest"))
     last(state, ScheduleRejected(name="digest", entry="1000-0", field="cron", reason="no"))
