@@ -119,7 +119,7 @@ def damages() -> Iterator[tuple[str, list[Entry], str]]:
     yield "newer", [(HEADER, {**entries[0][1], b"v": b"2"}), *entries[1:]], "its version is 2, this program knows 1"
     yield "covers", [(HEADER, {**entries[0][1], b"covers": b"1-0"}), *entries[1:]], "its header covers 1-0, its commit"
     yield "covers what", [(HEADER, {**entries[0][1], b"covers": b"x"}), *entries[1:]], "does not say what it covers"
-    altered = {**entries[1][1], b"rows": entries[1][1][b"rows"].replace(b'"s7"', b'"s8888"')}
+    altered = {**entries[1][1], b"rows": entries[1][1][b"rows"].replace(b'"every_ms":1000', b'"every_ms":1001', 1)}
     yield "row altered", [entries[0], ("5000-1", altered), *entries[2:]], "its checksum is another"
     cut = {**entries[1][1], b"rows": entries[1][1][b"rows"][:-1]}
     yield "chunk cut", [entries[0], ("5000-1", cut), *entries[2:]], "chunk 0 cannot be read"
@@ -144,7 +144,7 @@ def test_no_changed_byte_makes_another_state(data: st.DataObject) -> None:
     entries = entries_of(RICH)
     number = data.draw(st.integers(0, len(entries) - 1))
     entry_id, fields = entries[number]
-    name = data.draw(st.sampled_from(sorted(fields)))
+    name = data.draw(st.sampled_from([b"rows"] if b"rows" in fields and data.draw(st.booleans()) else sorted(fields)))
     value = fields[name]
     at = data.draw(st.integers(0, len(value)))
     changed = value[:at] + data.draw(st.binary(min_size=0, max_size=2)) + value[at + 1 :]
