@@ -16,7 +16,7 @@ class SourceProblem(msgspec.Struct, frozen=True):
     reason: str
 
 
-class SourceReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     """One source after a poll. `at_ms`: wall ms of the poll; `failed`: why it gave nothing, empty if it did.
 
     The numbers are those of the last poll that did: `rows` read, `enabled` of them usable and to be fired. `held`: why

@@ -30,7 +30,7 @@ class Instant(msgspec.Struct, frozen=True):
     local: str
 
 
-class Trouble(msgspec.Struct, frozen=True, omit_defaults=True):
+class Trouble(msgspec.Struct, frozen=True):
     """One thing that is wrong. `where`: schedule, source or event; `source`, `row`: of those that come from one."""
 
     where: Literal["schedule", "source", "event"]

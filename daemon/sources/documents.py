@@ -53,6 +53,14 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Quoted where the library would write a line break of Unicode as it is, which reading makes a space of."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def parse(text: str, form: Format) -> list[dict[str, Any]]:
     """The schedules of a document in plain form, unchecked; instants that TOML and YAML know are texts then.
 

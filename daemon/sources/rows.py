@@ -7,6 +7,7 @@ import msgspec
 
 from reclaimd.daemon.inspect.reports import SourceProblem
 from reclaimd.streams.errors import InvalidSchedule
+from reclaimd.streams.schedules.checks import SCHEDULE_NAME
 from reclaimd.streams.schedules.model import Schedule
 from reclaimd.streams.schedules.plain import KEYS, from_plain, to_plain
 
@@ -79,6 +80,8 @@ def read_row(number: int, row: Mapping[str, Any], source: str) -> Wanted | list[
         wrong(NAME, "it is missing")
     elif not isinstance(given, str):
         wrong(NAME, "expected a text, in quotes")
+    elif not SCHEDULE_NAME.match(given):
+        wrong(NAME, "use 1 to 80 of A-Z a-z 0-9 . _ -")
     enabled = rest.pop(ENABLED, None)
     if enabled is not None:
         text = enabled.lower() if isinstance(enabled, str) else enabled
@@ -91,7 +94,7 @@ def read_row(number: int, row: Mapping[str, Any], source: str) -> Wanted | list[
         except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
             wrong("args", f"it is not JSON ({error})")
             del rest["args"]
-    schedule = _read(name or "x", rest, source, wrong)
+    schedule = _read("x" if problems else name, rest, source, wrong)
     return problems if problems or schedule is None else Wanted(number, schedule, enabled)
 
 

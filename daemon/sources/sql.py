@@ -88,7 +88,10 @@ async def _run(url: URL, query: str, given_up: threading.Event) -> list[dict[str
             return [_row(names, row) for row in rows]
     except DBAPIError as error:
         raise SourceFailed(_told(error.orig, url)) from None
-    except (SQLAlchemyError, OSError) as error:
+    except OSError as error:
+        raise SourceFailed(f"the database cannot be reached: {_told(error, url)}") from None
+    except (SQLAlchemyError, TypeError, ValueError) as error:
+        # The last two come from drivers that do not know a parameter of the URL, or its value.
         raise SourceFailed(_told(error, url)) from None
     finally:
         await engine.dispose()
@@ -109,7 +112,9 @@ def _with_driver(text: str) -> URL:
     except (ArgumentError, ValueError):
         raise SourceFailed("the URL cannot be read: percent-encode / ? # @ : in user and password") from None
     if not url.drivername.startswith("sqlite"):
-        return url.set(drivername="postgresql+asyncpg")
+        # Everybody else calls it sslmode.
+        query = {"ssl" if key == "sslmode" else key: value for key, value in url.query.items()}
+        return url.set(drivername="postgresql+asyncpg", query=query)
     path = Path(url.database or "").absolute()
     try:
         path.open("rb").close()
