@@ -3,6 +3,7 @@
 `cronsim` reads the fields, knows which days match, and explains the whole. The walk through time is in `walk`.
 """
 
+import re
 from bisect import bisect_left
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,6 +23,7 @@ MACROS: Final = {
     "@hourly": "0 * * * *",
 }
 
+_RANGE_OF_ONE: Final = re.compile(r"(?<![^,])([0-9A-Z]+)-\1/[1-9][0-9]*(?![^,])")
 _SOME_TIME: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _FIELDS: Final = {
     "second": "0-59",
@@ -90,6 +92,8 @@ def read(expr: str) -> Expression:
             f"it has {len(parts)} fields: write five (minute, hour, day of month, month, day of week), or six with "
             "seconds first"
         )
+    # cronsim takes 5-5/10 for 5/10; it is 5.
+    parts = [_RANGE_OF_ONE.sub(r"\1", part) for part in parts]
     second, minute, hour, dom, month, dow = parts if len(parts) == 6 else ["0", *parts]
     days_rule(dom, dow)
     return Expression(

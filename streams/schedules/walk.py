@@ -165,6 +165,7 @@ def _days_of(dom: str, dow: str, month: int) -> tuple[int, ...]:
     return tuple(day.toordinal() - _EPOCH for day in candidates if day.month == zero_based + 1 and rule.match_day(day))
 
 
+@lru_cache(maxsize=4_096)
 def _month_of(day: int) -> int:
     when = date.fromordinal(day + _EPOCH)
     return when.year * 12 + when.month - 1
