@@ -215,3 +215,21 @@ async def test_a_follower_misses_nothing_while_others_append_snapshot_and_trim(s
     async with opened(server) as (log, client):
         assert (await log.load()).state == expected
         assert len(await entry_ids(client, EVENTS)) < len(appended), "something was trimmed"
+
+
+@in_loop
+async def test_a_trim_reads_one_entry_of_each_snapshot(server: Server) -> None:
+    """Each may have a thousand, of hundreds of kilobytes."""
+    state = Schedules()
+    for number in range(4_500):
+        apply(state, f"{number + 1}-0", upsert(f"s{number}"))
+    async with opened(server) as (log, client):
+        for _ in range(4):
+            written = await log.write_snapshot(state)
+            assert written is not None
+            assert written.chunks == 5
+        await client.config_resetstat()
+        assert (await log.trim()).snapshots == 7
+        stats: Any = await client.info("commandstats")
+        assert stats["cmdstat_xrevrange"]["calls"] == 3
+        assert "cmdstat_xrange" not in stats
