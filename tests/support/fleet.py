@@ -187,15 +187,15 @@ class Fleet:
             wait_until(lambda: self.counters().get("joined", 0) >= before + processes, joined, 20)
         return worker
 
-    def start_daemon(self) -> WorkerProcess:
-        """A real `reclaimd serve`."""
+    def start_daemon(self, **env: str) -> WorkerProcess:
+        """A real `reclaimd serve`. `env`: more environment, such as settings."""
         self._count += 1
         log = self.folder / f"daemon.{self._count}.log"
         settings = {"RECLAIMD_REDIS_URL": self.server.url, "RECLAIMD_NAMESPACE": NAMESPACE}
         with log.open("ab") as out:
             process = subprocess.Popen(
                 command("serve", "--listen", "127.0.0.1:0"),
-                env=environment(**settings),
+                env=environment(**{**settings, **env}),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -101,7 +101,8 @@ class Schedules:
 
     def fired(self, queue: str = "mail") -> dict[str, Fired]:
         """Rows of `:fired`."""
-        return fired_rows(self.client.hgetall(Partition(self.namespace, queue).key("fired")).items())
+        rows: Any = self.client.hgetall(Partition(self.namespace, queue).key("fired"))
+        return fired_rows(rows.items())
 
     def happened(self, kind: str, queue: str = "mail") -> list[list[Any]]:
         """Rows of all events of this type in the queue's event stream, such as OccurrenceSkipped."""
@@ -137,3 +138,33 @@ def born(event_id: str) -> int:
 def instants(tasks: list[Task], name: str) -> list[int]:
     """The nominal instants of one schedule's tasks, in the order in which they came."""
     return [task.nominal for task in tasks if task.name == name]
+
+
+def check_exactly_once(schedules: Schedules, name: str, generation: str, every_ms: int, queue: str = "mail") -> int:
+    """Judge one schedule by the events alone: each instant from its creation on was fired or skipped, once, in order.
+
+    Returns the last instant that was dealt with. Its tasks must not have been taken by workers.
+    """
+    # Before the events: a daemon may go on firing while this is read.
+    tasks = [task.nominal for task in schedules.tasks(queue) if (task.name, task.generation) == (name, generation)]
+    told: list[tuple[int, int]] = []
+    fired = []
+    for row in schedules.happened("OccurrenceFired", queue):
+        if row[:2] == [name, generation]:
+            told.append((row[2] - every_ms, row[2]))
+            fired.append(row[2])
+    for row in schedules.happened("OccurrenceSkipped", queue):
+        if row[:2] == [name, generation]:
+            first = row[2] or born(generation)
+            assert row[4] == (row[3] - first) // every_ms, f"{row} counts wrongly"
+            told.append((first, row[3]))
+    told.sort()
+    at = born(generation)
+    for begin, end in told:
+        assert begin == at, (
+            f"{name}: {'twice' if begin < at else 'never'} between {min(begin, at)} and {max(begin, at)}"
+        )
+        at = end
+    assert tasks == fired[: len(tasks)], f"{name}: tasks and events differ"
+    assert len(fired) - len(tasks) < 3, f"{name}: events without tasks"
+    return at
