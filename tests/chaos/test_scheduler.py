@@ -1,4 +1,4 @@
-"""Real daemons that fire schedules while they are killed, frozen and cut off: each instant once, none without a word."""
+"""Real daemons fire schedules while they are killed, frozen and cut off: each instant once, none without a word."""
 
 import os
 import random
