@@ -1,7 +1,7 @@
 """One look at a source: read it, compare it with the fold, append what is missing, and say how it went."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 import anyio.to_thread
 import msgspec
@@ -9,10 +9,9 @@ import msgspec
 from reclaimd.daemon.inspect.reports import MOST_PROBLEMS, SourceProblem, SourceReport
 from reclaimd.daemon.links import Links
 from reclaimd.daemon.sources.errors import SourceFailed
-from reclaimd.daemon.sources.file import FileReader
+from reclaimd.daemon.sources.reading import read_source, reader_of
 from reclaimd.daemon.sources.reconcile import Reconciled, reconcile
-from reclaimd.daemon.sources.rows import Wanted, read_rows
-from reclaimd.daemon.sources.sql import SqlReader
+from reclaimd.daemon.sources.rows import Wanted
 from reclaimd.metrics.instruments import Instruments
 from reclaimd.streams.keys import schedule_problems_key
 from reclaimd.streams.logs import get_logger
@@ -26,31 +25,6 @@ IMPATIENCE = 0.1
 MOST_LOGGED = 20
 
 log = get_logger(__name__)
-
-
-class Reader(Protocol):
-    """Reads the rows of a source; raises SourceFailed."""
-
-    async def rows(self) -> list[dict[str, Any]]: ...
-
-
-def reader_of(settings: SourceSettings) -> Reader:
-    """The reader that the settings ask for."""
-    if settings.kind == "file":
-        return FileReader(settings.path or "", timeout=settings.timeout_ms / 1000)
-    return SqlReader(
-        settings.query or "", url=settings.url, url_file=settings.url_file, timeout=settings.timeout_ms / 1000
-    )
-
-
-async def read_source(reader: Reader, settings: SourceSettings) -> tuple[list[Wanted], list[SourceProblem], int]:
-    """What a source holds now, what of it cannot be used, and how many rows it has. Raises SourceFailed."""
-    rows = await reader.rows()
-    # Thousands of cron expressions take a while to check.
-    wanted, problems = await anyio.to_thread.run_sync(
-        lambda: read_rows(rows, source=settings.name, queue=settings.queue, only_known=settings.kind == "sql")
-    )
-    return wanted, problems, len(rows)
 
 
 class Poller:

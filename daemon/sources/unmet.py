@@ -6,7 +6,6 @@ import msgspec
 
 from reclaimd.daemon.inspect.schedules import Known
 from reclaimd.daemon.sources.errors import SourceFailed
-from reclaimd.daemon.sources.poller import read_source, reader_of
 from reclaimd.streams.source_settings import SourceSettings
 
 PATIENCE_MS = 2_000
@@ -21,6 +20,9 @@ async def unmet_sources(known: Known, sources: Iterable[SourceSettings]) -> list
         return []
     enabled = {report.source: report.enabled for report in known.reports}
     for settings in sources:
+        # Late: the database library takes its time, and `status` mostly needs none.
+        from reclaimd.daemon.sources.reading import read_source, reader_of
+
         hurried = msgspec.structs.replace(settings, timeout_ms=min(settings.timeout_ms, PATIENCE_MS))
         try:
             wanted, _, _ = await read_source(reader_of(hurried), hurried)
