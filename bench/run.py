@@ -32,6 +32,7 @@ CASES = {
     "f": "f_memory",
     "g": "g_kills",
     "h": "h_schedules",
+    "i": "i_fire",
 }
 CLIENT_TIMEOUT = 120
 
