@@ -3,7 +3,6 @@
 The same schedule passes or fails wherever and whenever it is looked at: no verdict here depends on the time of day.
 """
 
-import itertools
 import re
 from functools import lru_cache
 from typing import Any, Final, get_args
@@ -14,10 +13,11 @@ from reclaimd.streams.durations import LONGEST_MS, format_duration
 from reclaimd.streams.errors import InvalidSchedule
 from reclaimd.streams.ids import NAME, QUEUE_NAME
 from reclaimd.streams.keys import LANES
-from reclaimd.streams.schedules.calculus import LATEST_MS, due_between, next_after, next_of
+from reclaimd.streams.schedules.calculus import LATEST_MS, next_after, next_of
 from reclaimd.streams.schedules.cron import LONGEST_EXPRESSION, BadCron, read
 from reclaimd.streams.schedules.hints import nearest, nearest_zone
 from reclaimd.streams.schedules.model import Cron, Every, Misfire, Once, Overlap, Schedule
+from reclaimd.streams.schedules.walk import shortest_gap
 from reclaimd.streams.schedules.zones import UnknownZone, year_start, zone_of
 
 SCHEDULE_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,80}\Z")
@@ -43,7 +43,6 @@ _TRIGGERS: Final[dict[str, type[msgspec.Struct]]] = {"cron": Cron, "every": Ever
 _WORDS: Final = {"misfire": get_args(Misfire), "overlap": get_args(Overlap)}
 _LONGEST_ZONE: Final = 100
 _SAMPLE_FROM_MS: Final = year_start(2027) * 1_000
-_SAMPLE: Final = 200
 _PATH: Final = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING: Final = re.compile(r"missing required field `(\w+)`")
 
@@ -147,13 +146,10 @@ def _jitter_problem(schedule: Schedule) -> str:
 
 
 def _shortest_interval(trigger: Cron | Every | Once) -> int | None:
-    """In milliseconds; of a cron expression, between 200 occurrences from a fixed day on, read in UTC."""
-    if isinstance(trigger, Every):
-        return trigger.every_ms
-    if isinstance(trigger, Once):
-        return None
-    sample = due_between(Cron(trigger.expr), _SAMPLE_FROM_MS, LATEST_MS, anchor_ms=0, most=_SAMPLE)
-    return min((later - earlier for earlier, later in itertools.pairwise(sample)), default=None)
+    """In milliseconds, where clocks do not change; None if there are no two."""
+    if isinstance(trigger, Cron):
+        return shortest_gap(read(trigger.expr)) * 1_000
+    return trigger.every_ms if isinstance(trigger, Every) else None
 
 
 def _end_problem(schedule: Schedule) -> str:

@@ -85,15 +85,15 @@ def read(expr: str) -> Expression:
     if len(expr) > LONGEST_EXPRESSION:
         raise BadCron(f"it is too long: use at most {LONGEST_EXPRESSION} characters")
     parts = expr.upper().split()
-    if expr.strip().lower() in MACROS:
-        raise BadCron(f"write {expr.strip().lower()} as {MACROS[expr.strip().lower()]!r}")
+    if len(parts) == 1 and parts[0].lower() in MACROS:
+        raise BadCron(f"write {parts[0].lower()} as {MACROS[parts[0].lower()]!r}")
     if len(parts) not in {5, 6}:
         raise BadCron(
             f"it has {len(parts)} fields: write five (minute, hour, day of month, month, day of week), or six with "
             "seconds first"
         )
     # cronsim takes 5-5/10 for 5/10; it is 5.
-    parts = [_RANGE_OF_ONE.sub(r"\1", part) for part in parts]
+    parts = [_RANGE_OF_ONE.sub(r"\1", part) if "-" in part else part for part in parts]
     second, minute, hour, dom, month, dow = parts if len(parts) == 6 else ["0", *parts]
     days_rule(dom, dow)
     return Expression(

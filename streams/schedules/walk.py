@@ -14,6 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from datetime import date
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final
 
 from reclaimd.streams.schedules.cron import Expression, days_rule
@@ -22,6 +23,8 @@ from reclaimd.streams.schedules.zones import DAY, FIRST_YEAR, LAST_YEAR, Piece, 
 YEARS_TO_SEARCH: Final = 50
 """The 29th of February falls on a given day of the week at least every 40 years."""
 
+YEAR: Final = 365 * DAY
+_SAMPLE_MONTHS: Final = range(2027 * 12, 2031 * 12)
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
 
@@ -47,7 +50,7 @@ def last_until(expr: Expression, zone: str, upper: int) -> int | None:
 def count_in(expr: Expression, zone: str, lower: int, until: int, most: int) -> int:
     """How many instants in [lower, until]; some number above `most` if there are more. Raises UnknownZone."""
     total = 0
-    for piece in _pieces_from(zone, lower, (until - lower) // (365 * DAY) + 2):
+    for piece in _pieces_from(zone, lower, (until - lower) // YEAR + 2):
         if piece.start > until or total > most:
             break
         floor, ceiling = _floor(expr, piece, lower), min(piece.end, until + 1) + piece.offset
@@ -58,6 +61,35 @@ def count_in(expr: Expression, zone: str, lower: int, until: int, most: int) -> 
             floor = existing + 1
         total += _count_local(expr, floor, ceiling, most - total)
     return total
+
+
+@lru_cache(maxsize=16_384)
+def shortest_gap(expr: Expression) -> int:
+    """The shortest time between two occurrences where clocks do not change; days are those of four years."""
+    seconds, minutes, hours = expr.seconds, expr.minutes, expr.hours
+    minute = seconds[-1] - seconds[0]
+    hour = (minutes[-1] - minutes[0]) * 60 + minute
+    day = (hours[-1] - hours[0]) * 3_600 + hour
+    return min(
+        _least_step(seconds, YEAR),
+        _least_step(minutes, YEAR) * 60 - minute,
+        _least_step(hours, YEAR) * 3_600 - hour,
+        _shortest_days(expr) * DAY - day,
+    )
+
+
+def _shortest_days(expr: Expression) -> int:
+    least, last = 365, -365
+    for month in _SAMPLE_MONTHS:
+        for day in _days(expr, month):
+            least, last = min(least, day - last), day
+        if least == 1:
+            break
+    return least
+
+
+def _least_step(numbers: tuple[int, ...], none: int) -> int:
+    return min((later - earlier for earlier, later in pairwise(numbers)), default=none)
 
 
 def _floor(expr: Expression, piece: Piece, lower: int) -> int:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reclaimd.streams.schedules import zones
 from reclaimd.streams.schedules.calculus import (
     LATEST_MS,
     count_between,
@@ -21,6 +22,7 @@ from reclaimd.streams.schedules.cron import BadCron, read
 from reclaimd.streams.schedules.instants import parse_instant
 from reclaimd.streams.schedules.model import Cron, Every, Once, Schedule, Trigger
 from reclaimd.streams.schedules.triggers import every, once
+from reclaimd.streams.schedules.walk import shortest_gap
 from reclaimd.streams.schedules.zones import UnknownZone, pieces_of, zone_of
 from support.cron_expressions import written
 
@@ -160,6 +162,37 @@ def test_jitter_is_below_its_bound_and_always_the_same() -> None:
     assert jitter_of(late, 1_800_000_000_000) == 9_767, "another value would move occurrences of every schedule"
 
 
+@given(st.sampled_from(written()))
+def test_the_shortest_gap_is_that_between_instants(expr: str) -> None:
+    start = at("2027-01-01T00:00")
+    instants = due_between(Cron(expr), start, LATEST_MS, anchor_ms=0, most=60)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(instants)]
+    assert shortest_gap(read(expr)) * 1_000 <= min(gaps)
+    if instants[-1] - start > 2 * 366 * 86_400_000 and min(gaps) < 365 * 86_400_000:
+        assert shortest_gap(read(expr)) * 1_000 == min(gaps)
+
+
+@pytest.mark.parametrize(
+    ("expr", "seconds"),
+    [
+        ("* * * * *", 60),
+        ("*/20 * * * * *", 20),
+        ("0,50 * * * * *", 10),
+        ("5,45 0 * * * *", 40),
+        ("0,50 * * * *", 600),
+        ("0,10 9 * * *", 600),
+        ("59 23 * * *", 86_400),
+        ("0 0,23 * * *", 3_600),
+        ("0 0,23 1,15 * *", 23 * 3_600),
+        ("0 0 31 * *", 31 * 86_400),
+        ("0 0 * * 1,5", 3 * 86_400),
+        ("0 0 29 2 *", 365 * 86_400),
+    ],
+)
+def test_the_shortest_gap_of_common_expressions(expr: str, seconds: int) -> None:
+    assert shortest_gap(read(expr)) == seconds
+
+
 def test_explains_in_words() -> None:
     assert explain(Cron("0 9 * * 1-5", "Europe/Paris")) == "At 09:00 on Monday through Friday, Europe/Paris"
     assert explain(every("5m")) == "Every 5m, counted from its creation"
@@ -208,6 +241,13 @@ def test_pieces_fit_together_and_have_the_offset_of_the_zone(tz: str) -> None:
     for piece in pieces:
         for seconds in (piece.start, piece.end - 1):
             assert ZoneInfo(tz).utcoffset(_utc(seconds, tz)).total_seconds() == piece.offset  # type: ignore[union-attr]
+
+
+def test_a_change_at_the_turn_of_the_utc_year_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No zone has had one since 1971, one may."""
+    turn = zones.year_start(2030)
+    monkeypatch.setattr(zones, "_offset", lambda _, seconds: 3_600 if seconds >= turn else 0)
+    assert zones.pieces_of.__wrapped__("UTC", 2030) == (zones.Piece(turn, zones.year_start(2031), 3_600, 0),)
 
 
 def _utc(seconds: int, tz: str) -> datetime:
