@@ -174,7 +174,9 @@ def clear(flags: Flags, source_name: str | None, *, yes: bool) -> int:
         with out.progress() as report:
             for i in range(0, len(names), PAGE):
                 some = names[i : i + PAGE]
-                await append(source, [ScheduleRemoved(name=name, source=source_name or "") for name in some])
+                await append(
+                    source, [ScheduleRemoved(name=name, source=_owner_named(known, name, source_name)) for name in some]
+                )
                 report("removing", i + len(some), len(names))
         if source_name is not None:
             key = schedule_problems_key(source.namespace)
@@ -186,6 +188,12 @@ def clear(flags: Flags, source_name: str | None, *, yes: bool) -> int:
         return DONE
 
     return run(flags, work)
+
+
+def _owner_named(known: Known, name: str, source_name: str | None) -> str:
+    """A removal with an owner does nothing once somebody else owns it; but it would wait in a suspended schedule."""
+    row = known.fold.rows.get(name)
+    return "" if source_name is None or row is None or row.suspended else source_name
 
 
 async def append(source: Source, events: Sequence[Event]) -> None:

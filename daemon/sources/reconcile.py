@@ -70,7 +70,8 @@ def reconcile(
             events.append(switch)
             changes["switched"].append(name)
     kept = {one.schedule.name for one in wanted} | {problem.name for problem in problems}
-    gone = sorted(name for name in owned(source, state) if name not in kept)
+    # A removal that names its source would wait in a suspended schedule too, once more at each poll.
+    gone = sorted(name for name in owned(source, state) if name not in kept and not state.rows[name].suspended)
     held = _held(gone, wanted, problems, allow_empty=allow_empty)
     if not held:
         events += [ScheduleRemoved(name=name, source=source) for name in gone]

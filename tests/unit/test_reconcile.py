@@ -121,6 +121,7 @@ def test_a_suspended_schedule_is_not_fed_more_events() -> None:
     state = fold(upserted(schedule("a")), b'{"type":"ScheduleRecoloured","v":1,"name":"a"}')
     assert state.rows["a"].suspended
     assert done(state, schedule("a", 90_000)).events == []
+    assert done(state, schedule("b")).removed == []
 
 
 NAMES = st.sampled_from(["a", "b", "c", "d"])
