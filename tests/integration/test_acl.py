@@ -12,12 +12,13 @@ import redis
 from reclaimd.daemon.cli import main
 from reclaimd.streams import scripts
 from reclaimd.streams.app import Reclaimd
-from reclaimd.streams.keys import Partition, queues_key
+from reclaimd.streams.keys import Partition, queues_key, schedule_problems_key
 from reclaimd.streams.lua_source import load_script
 from reclaimd.streams.redis_log import connect, connect_sync, send_sync
 from reclaimd.streams.schedules import Every
 from reclaimd.streams.schedules.log import ScheduleLog
 from reclaimd.streams.settings import Settings
+from reclaimd.streams.source_settings import SourceSettings
 from support import task_app
 from support.cli import reclaimd
 from support.daemons import in_loop, running
@@ -145,6 +146,16 @@ def test_the_commands_of_an_operator_work_with_the_daemons_user(
         ["dead", "redrive", "t1"],
         ["tasks", "list", "--state", "waiting"],
         ["tasks", "list", "--state", "active"],
+        ["schedules", "add", "s1", "--task", "send", "--queue", "new", "--every", "1h"],
+        ["schedules", "pause", "s1"],
+        ["schedules", "resume", "s1"],
+        ["schedules", "run", "s1"],
+        ["schedules", "show", "s1"],
+        ["schedules", "list"],
+        ["schedules", "list", "--problems"],
+        ["schedules", "export"],
+        ["schedules", "remove", "s1"],
+        ["schedules", "clear", "--source", "ops", "--yes"],
         ["recover", "--dry-run"],
         ["recover"],
         ["cleanup"],
@@ -175,6 +186,19 @@ async def test_schedules_with_these_users(guarded: Server, admin: redis.Redis) -
     trimmed = await schedules.trim()
     await client.aclose()
     assert (trimmed.snapshots, trimmed.events) == (3, 2)
+    assert _refusals(admin) == []
+
+
+@in_loop
+async def test_a_source_with_the_daemons_user(guarded: Server, admin: redis.Redis, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("schedules:\n- {name: a, task: t, queue: new, cron: '* * * * * *'}\n- {name: b}\n")
+    source = SourceSettings(name="ops", kind="file", path=str(path), interval_ms=1_000)
+    settings = Settings(redis_url=_url(guarded, "daemon"), namespace=NAMESPACE, listen="127.0.0.1:0", sources=(source,))
+    async with running(settings):
+        key = schedule_problems_key(NAMESPACE)
+        await await_until(lambda: admin.hexists(key, "ops"), "the report on the source")
+        await await_until(lambda: admin.xlen(Partition(NAMESPACE, "new").key("lane:normal")), "a first occurrence")
     assert _refusals(admin) == []
 
 
