@@ -12,6 +12,7 @@ from reclaimd.metrics.instruments import new_registry
 from reclaimd.streams import codec, scripts
 from reclaimd.streams import events as ev
 from reclaimd.streams.keys import Partition
+from reclaimd.streams.occurrence_scripts import FireRow, fire
 from support.servers import Server
 
 T = TypeVar("T")
@@ -95,8 +96,18 @@ def live_through_everything(run: Run) -> None:
     assert run(scripts.pause(MAIL, False, now=run.now))
 
 
+def fire_all_kinds(run: Run) -> None:
+    """A schedule that fires, queues behind that, and skips."""
+    for nominal in range(3):
+        at = run.now + nominal
+        row = FireRow("s", "1-0", at - 1 if nominal else 0, at, at, "queue_one", "low", 5, b"{}")
+        run(fire(MAIL, [row], seen_at=at, now=at))
+
+
 def test_every_event_that_the_scripts_write_is_read(run: Run) -> None:
     live_through_everything(run)
+    fire_all_kinds(run)
+    run.now += 2
     events = [event for batch in run.batches() for event in batch.events]
     assert [event for event in events if isinstance(event, ev.Unreadable)] == []
     assert {type(event) for event in events} == set(ev.Event.__args__)
