@@ -30,7 +30,7 @@ demo: $(RUN)
 	@$(BIN)/reclaimd demo
 
 test: $(DEV)
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 check: $(DEV)
 	$(BIN)/ruff check .

@@ -32,6 +32,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("flavour", wanted, scope="session")
 
 
+ONE_AFTER_ANOTHER = {"chaos", "systemd"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What kills, freezes and measures real processes runs in one process of pytest-xdist, one after another."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in ONE_AFTER_ANOTHER:
+            item.add_marker(pytest.mark.xdist_group("processes"))
+
+
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
     """The session's servers by flavour, started when first asked for."""
