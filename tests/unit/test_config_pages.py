@@ -42,7 +42,8 @@ def test_the_page_names_every_variable_and_both_can_be_written(tmp_path: Path) -
     (tmp_path / "systemd").mkdir()
     (tmp_path / "docs").mkdir()
     main(tmp_path)
-    assert tomllib.loads((tmp_path / SAMPLE).read_text(encoding="utf-8")) == {"worker": {}, "daemon": {}, "scheduler": {}}
+    sample = tomllib.loads((tmp_path / SAMPLE).read_text(encoding="utf-8"))
+    assert sample == {"worker": {}, "daemon": {}, "scheduler": {}}
     written = (tmp_path / PAGE).read_text(encoding="utf-8")
     for option in all_options().values():
         assert f"| `{option.name}` |" in written
