@@ -75,8 +75,8 @@ class Known(msgspec.Struct, frozen=True):
             if row.suspended:
                 why = row.unread[0].why
                 found.append(Trouble("schedule", name, "event", f"suspended, it does not fire: {why}"))
-            elif _schedule(row) is None:
-                found.append(Trouble("schedule", name, "schedule", "its definition cannot be read by this version"))
+            elif not row.definition:
+                found.append(Trouble("schedule", name, "schedule", "it has no definition that can be read"))
         for report in self.reports:
             found += _troubles_of(report)
         found += [Trouble("event", unread.event_id, "event", unread.why) for unread in self.fold.unreadable]

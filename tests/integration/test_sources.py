@@ -125,6 +125,23 @@ async def test_a_source_that_is_suddenly_empty_removes_nothing(server: Server, t
 
 
 @in_loop
+async def test_what_redis_has_lost_comes_back_with_a_warning(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(row("a") + row("b"))
+    warning = "source has enabled schedules and Redis has none"
+    with captured() as lines:
+        async with daemon_with(server, file_source(path)) as (daemon, eyes):
+            await eyes.until_names("a", "b")
+            await eyes.next_report()
+            assert await metric(daemon, 'reclaimd_source_unmet{source="ops"}') == 0
+            told = len(lines_of(lines, warning))
+            with server.client() as client:
+                client.flushall()
+            await eyes.until_names("a", "b")
+            assert len(lines_of(lines, warning)) == told + 1
+
+
+@in_loop
 async def test_two_daemons_with_one_source_do_no_harm(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     path.write_text("".join(row(f"s{i}", enabled=i % 2 == 0) for i in range(40)))

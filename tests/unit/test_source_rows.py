@@ -55,6 +55,14 @@ def test_a_document_gives_back_exactly_what_was_written(form: Format, schedules:
     assert dump([row_of(one.schedule, paused=paused) for one in wanted], form) == text
 
 
+def test_what_toml_has_no_words_for_is_json_text() -> None:
+    rows = [
+        {"name": "a", "args": value} for value in ({"x": None}, {"x": [2**63]}, {"x": -(2**63) - 1}, {"x": 2**63 - 1})
+    ]
+    written = [row["args"] for row in parse(dump(rows, "toml"), "toml")]
+    assert written == ['{"x":null}', '{"x":[9223372036854775808]}', '{"x":-9223372036854775809}', {"x": 2**63 - 1}]
+
+
 @pytest.mark.parametrize(
     ("text", "form", "why"),
     [
