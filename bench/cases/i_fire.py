@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import msgspec
 from measure import WORST, Aim, Figure, percentile
@@ -102,7 +103,7 @@ class _Running:
         self._processes: list[Process] = []
         self._ending = ending(self._processes)
 
-    def __enter__(self) -> _Running:
+    def __enter__(self) -> Self:
         self._ending.__enter__()
         self._processes.append(start_daemon(self._stage, self._namespace))
         return self
@@ -113,8 +114,7 @@ class _Running:
     @property
     def rss(self) -> int:
         """Bytes."""
-        with open(f"/proc/{self._processes[0].pid}/statm", encoding="ascii") as statm:
-            return int(statm.read().split()[1]) * 4096
+        return int(Path(f"/proc/{self._processes[0].pid}/statm").read_text("ascii").split()[1]) * 4096
 
 
 def _daemon(stage: Stage, partition: Partition) -> _Running:

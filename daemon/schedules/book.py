@@ -101,10 +101,18 @@ class Book:
 
     def plan_all(self, now_ms: int) -> Iterator[None]:
         """Set the timer of every schedule, in slices; `ready` after the last."""
+        dues: dict[str, list[tuple[int, str]]] = {queue: [] for queue in self.rosters}
         for number, (name, roster) in enumerate(list(self._home.items())):
-            self._replan(roster, name, now_ms)
+            found = self._plan(roster, name, now_ms)
+            if found.steps:
+                dues[roster.queue].append((AT_ONCE, name))
+            elif found.wake_ms is not None:
+                dues[roster.queue].append((found.wake_ms, name))
             if number % SLICE == 0:
                 yield
+        for queue, found_there in dues.items():
+            self.rosters[queue].timers.fill(found_there)
+            yield
         self.ready = True
         for roster in self.rosters.values():
             roster.wake()
@@ -230,10 +238,9 @@ class Book:
             self._paused.add(name)
         if not row.definition:
             return None
-        try:
-            queue = row.schedule().queue
-        except _UNPLANNABLE as error:
-            self._cannot_plan(name, error)
+        queue = _queue_of(row)
+        if queue is None:
+            self._cannot_plan(name, ValueError("its definition names no queue"))
             return None
         roster = self._home[name] = self.roster(queue)
         return roster
@@ -279,9 +286,17 @@ class Book:
             self._on_unplannable(name, reason)
 
 
+class _Queue(msgspec.Struct):
+    queue: str
+
+
+# At the start this is asked a million times, and the rest of a definition is not needed for it.
+_queues = msgspec.json.Decoder(_Queue)
+
+
 def _queue_of(row: Row) -> str | None:
     """None when its definition is not there or cannot be read."""
     try:
-        return row.schedule().queue if row.definition else None
-    except _UNPLANNABLE:
+        return _queues.decode(row.definition).queue if row.definition else None
+    except msgspec.MsgspecError:
         return None

@@ -79,6 +79,7 @@ class Firing:
         self._partition = Partition(namespace, roster.queue)
         self._longest = limits.longest
         self._size = BatchSize(min(limits.batch_max, FIRE_ROWS))
+        self._stolen = stolen
         self._pace = Pace(stolen, time.monotonic, alive)
         self._epoch_id = secrets.token_hex(8)
         self._registered = float("-inf")
@@ -113,7 +114,8 @@ class Firing:
         """One batch: returns how many rows were sent, and whether more is due."""
         if not self._is_fresh():
             return 0, False
-        due = self._book.take(self.roster, int(self._clock.now()), limit)
+        with self._stolen.slice():
+            due = self._book.take(self.roster, int(self._clock.now()), limit)
         done: dict[str, int | None] = {}
         try:
             if due:
@@ -122,9 +124,10 @@ class Firing:
                 await self._send(part, done)
         finally:
             now = int(self._clock.now())
-            for item in due:
-                # One whose answer was lost is planned as before, and its answer then tells what had become of it.
-                self._book.put_back(self.roster, item.name, now, done.get(item.name))
+            with self._stolen.slice():
+                for item in due:
+                    # One whose answer was lost is planned as before, and its next answer tells what had become of it.
+                    self._book.put_back(self.roster, item.name, now, done.get(item.name))
         following = self.roster.timers.next_due()
         return sum(len(item.steps) for item in due), following is not None and following <= self._clock.now()
 
@@ -139,6 +142,10 @@ class Firing:
             done.update({due.name: soon for due, _, _ in part})
             return
         self._clock.saw(reply.now, sent)
+        with self._stolen.slice():
+            self._learn(part, reply, done)
+
+    def _learn(self, part: Sequence[tuple[Due, Step, Row]], reply: FireReply, done: dict[str, int | None]) -> None:
         for (due, step, _), result in zip(part, reply.rows, strict=True):
             if result.status == "unreadable":
                 log.warning(

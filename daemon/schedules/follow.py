@@ -1,5 +1,6 @@
 """Keeps the book true to the log: loads it, follows it, and begins again when the log is not what it was."""
 
+import gc
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -71,6 +72,14 @@ class Follower:
 
     async def load(self) -> None:
         """Read all there is: the schedules, and what was fired of them."""
+        # Millions of new objects, none of them garbage: collecting would only look at them again and again.
+        gc.disable()
+        try:
+            await self._load()
+        finally:
+            gc.enable()
+
+    async def _load(self) -> None:
         began = time.monotonic()
         known = len(self._book.state.rows)
         await self._ask_time()

@@ -80,16 +80,24 @@ def plan(schedule: Schedule, standing: Standing, fired: Fired | None, moment: Mo
     left = MOST_STEPS if schedule.limit is None else min(MOST_STEPS, schedule.limit - count)
     if left <= 0:
         return NOTHING
-    return _Planner(schedule, standing, moment).plan(last, left)
+    born = int(standing.generation.partition("-")[0])
+    base = max(last, born)
+    if standing.since_ms <= base:
+        # Nearly always: nothing was skipped by a pause, and the next instant is yet to come.
+        first = next_of(schedule, base, created_ms=born)
+        due = None if first is None else first + jitter_of(schedule, first)
+        if due is None or due > moment.now:
+            return Plan(wake_ms=due)
+    return _Planner(schedule, standing.since_ms, born, moment).plan(last, left)
 
 
 class _Planner:
     """Walks over the instants of one schedule, collecting steps."""
 
-    def __init__(self, schedule: Schedule, standing: Standing, moment: Moment) -> None:
+    def __init__(self, schedule: Schedule, since: int, born: int, moment: Moment) -> None:
         self._schedule = schedule
-        self._born = EntryID.parse(standing.generation).ms
-        self._since = standing.since_ms
+        self._born = born
+        self._since = since
         self._moment = moment
         self._steps: list[Step] = []
         self._after = 0

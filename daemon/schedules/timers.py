@@ -1,6 +1,7 @@
 """Who is due next: a heap of names with lazy deletion. Pure."""
 
 import heapq
+from collections.abc import Iterable
 
 SLACK = 1_000
 """Outdated heap entries that are kept at least before the heap is built anew."""
@@ -28,11 +29,10 @@ class Timers:
         if len(self._heap) > 2 * len(self._due) + SLACK:
             self._rebuild()
 
-    def bring_forward(self, name: str, due_ms: int) -> None:
-        """Make `name` due at that instant unless it is due earlier."""
-        due = self._due.get(name)
-        if due is None or due_ms < due:
-            self.set(name, due_ms)
+    def fill(self, dues: Iterable[tuple[int, str]]) -> None:
+        """Set very many at once, each name once: O(n) instead of O(n log n)."""
+        self._due.update((name, due_ms) for due_ms, name in dues)
+        self._rebuild()
 
     def remove(self, name: str) -> None:
         """`name` is not due any more; nothing happens if it wasn't."""
