@@ -32,7 +32,7 @@ from reclaimd.streams.schedules.calculus import explain
 from reclaimd.streams.schedules.client import ScheduleClient
 from reclaimd.streams.schedules.events import Event, SchedulePaused, ScheduleRemoved, ScheduleResumed, upserted
 from reclaimd.streams.schedules.log import PAGE, ScheduleLog
-from reclaimd.streams.schedules.model import Schedule
+from reclaimd.streams.schedules.model import Once, Schedule
 from reclaimd.streams.schedules.plain import to_plain
 
 USAGE = 2
@@ -117,6 +117,9 @@ def add(flags: Flags, name: str, given: Mapping[str, Any], *, dry_run: bool, cou
         if problem is not None:
             return refuse(out, [problem], code=PROBLEM)
         change = change_of(known, wanted.schedule)
+        if change != "unchanged" and not coming(wanted.schedule, None, None, known.now_ms, 1):
+            field = "at" if isinstance(wanted.schedule.trigger, Once) else "end"
+            return refuse(out, [SourceProblem(0, name, field, "lies in the past, so that it would never fire")])
         if change != "unchanged" and not dry_run:
             await append(source, [upserted(wanted.schedule)])
         row = known.fold.rows.get(name) if change == "unchanged" else None

@@ -54,6 +54,17 @@ def complaints(done: Done, code: int = 2) -> dict[str, str]:
     return {one["field"]: one["reason"] for one in done.json["errors"]}
 
 
+@pytest.mark.parametrize(
+    ("when", "field"),
+    [(("--at", "2020-01-01T09:00:00Z"), "at"), (("--cron", "0 9 * * *", "--end", "2020-01-01T09:00:00Z"), "end")],
+)
+def test_what_would_never_fire_is_refused(scene: Scene, when: tuple[str, ...], field: str) -> None:
+    told = scene.run("schedules", "add", "late", "--task", "send", "--queue", "mail", *when)
+    assert told.code == 2
+    assert f"schedule 'late': {field}: lies in the past, so that it would never fire" in told.err
+    assert listed(scene) == {}
+
+
 def test_add_list_show_and_change(scene: Scene) -> None:
     assert scene.run("schedules", "list").out == "0 schedules.\n"
     dry = scene.run(*DIGEST, "--dry-run", "--json", "--next", "3")
