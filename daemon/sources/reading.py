@@ -7,7 +7,6 @@ import anyio.to_thread
 from reclaimd.daemon.inspect.reports import SourceProblem
 from reclaimd.daemon.sources.file import FileReader
 from reclaimd.daemon.sources.rows import Wanted, read_rows
-from reclaimd.daemon.sources.sql import SqlReader
 from reclaimd.streams.source_settings import SourceSettings
 
 
@@ -21,6 +20,9 @@ def reader_of(settings: SourceSettings) -> Reader:
     """The reader that the settings ask for."""
     if settings.kind == "file":
         return FileReader(settings.path or "", timeout=settings.timeout_ms / 1000)
+    # SQLAlchemy doubles the time that a daemon takes to start, and most have no use for it.
+    from reclaimd.daemon.sources.sql import SqlReader
+
     return SqlReader(
         settings.query or "", url=settings.url, url_file=settings.url_file, timeout=settings.timeout_ms / 1000
     )
