@@ -38,7 +38,10 @@ class Scheduler:
         self._link = Link(settings.redis_url, context.connectivity, reply_timeout=reading_timeout())
         self.clock = ServerClock(time.monotonic)
         self.book = Book(
-            settings.scheduler.misfire_after_ms, on_roster=self._open_queue, on_unplannable=_tell_unplannable
+            settings.scheduler.misfire_after_ms,
+            on_roster=self._open_queue,
+            on_unplannable=_tell_unplannable,
+            on_loss=self._lost,
         )
         self.follower = Follower(
             settings.namespace,
@@ -127,6 +130,10 @@ class Scheduler:
         roster.wake = lambda: loop.alarm.ring_within(0.0)
         if self._tasks is not None:
             self._tasks.start_soon(loop.run)
+
+    def _lost(self, queue: str) -> None:
+        log.warning("schedules are read again: Redis has forgotten what was fired", queue=queue)
+        self.load_again()
 
     def _count_snapshot(self, result: Result) -> None:
         self._context.instruments.snapshots.labels(result).inc()

@@ -49,7 +49,8 @@ class Book:
     """`loaded` is the fold; `ready`: it and the rows of what was fired are known, so that firing may go on.
 
     `seen_at`: server wall ms at which the fold was known to be complete. `on_roster` is told of each new queue,
-    `on_unplannable` of each schedule that cannot be planned, and why. `grace_ms`: what is later than that was missed.
+    `on_unplannable` of each schedule that cannot be planned, and why, `on_loss` of a queue in which Redis has forgotten
+    what it knew. `grace_ms`: what is later than that was missed.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Book:
         *,
         on_roster: Callable[[Roster], None] = lambda _: None,
         on_unplannable: Callable[[str, str], None] = lambda _, __: None,
+        on_loss: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.loaded = Loaded(Schedules())
         self.ready = False
@@ -67,6 +69,7 @@ class Book:
         self._grace_ms = grace_ms
         self._on_roster = on_roster
         self._on_unplannable = on_unplannable
+        self._on_loss = on_loss
         self._home: dict[str, Roster] = {}
         self._leaving: dict[str, set[str]] = {}
         self._paused: set[str] = set()
@@ -174,6 +177,9 @@ class Book:
         if result.status == "unreadable":
             return now_ms + BROKEN_MS
         if self._home.get(due.name) is roster:
+            if _is_older(result.fired, roster.fired.get(due.name)):
+                self.ready = False
+                self._on_loss(roster.queue)
             roster.fired[due.name] = result.fired
         if result.status == "open":
             roster.waiting.add(due.name)
@@ -284,6 +290,13 @@ class Book:
         if self.unplannable.get(name) != reason:
             self.unplannable[name] = reason
             self._on_unplannable(name, reason)
+
+
+def _is_older(fired: Fired, known: Fired | None) -> bool:
+    """Rows only move on: one that has not is what is left after a loss of data."""
+    if known is None or fired.generation == known.generation:
+        return known is not None and fired.last < known.last
+    return EntryID.parse(fired.generation) < EntryID.parse(known.generation)
 
 
 class _Queue(msgspec.Struct):

@@ -112,7 +112,7 @@ class Firing:
 
     async def _fire(self, limit: int) -> tuple[int, bool]:
         """One batch: returns how many rows were sent, and whether more is due."""
-        if not self._is_fresh():
+        if not self._book.ready or not self._is_fresh():
             return 0, False
         with self._stolen.slice():
             due = self._book.take(self.roster, int(self._clock.now()), limit)
