@@ -108,7 +108,6 @@ class _Planner:
         self._after, self._from = last, max(last, self._born)
         if self._since > self._from:
             self._skip_until(self._last_before(self._since + 1), "paused")
-            self._from = max(self._from, self._since)
         first = self._next()
         if first is None:
             return Plan(tuple(self._steps))

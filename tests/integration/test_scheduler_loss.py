@@ -92,7 +92,7 @@ async def test_a_restarted_server_with_nothing_lost_goes_on(server: Server) -> N
         generation = schedules.put("a", overlap="allow")
         async with running(settings_for(server)):
             await schedules.wait_tasks()
-            schedules.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            schedules.client.client_kill_filter(_type="normal", skipme=True)
             await schedules.wait_tasks(3)
             check_exactly_once(schedules, "a", generation, 1_000)
         async with running(settings_for(server)):
