@@ -35,19 +35,25 @@ NAMES = ("a", "b", "c")
 
 daemons = st.integers(0, 2)
 names = st.sampled_from(NAMES)
+fates = st.sampled_from(["answered", "answered", "no reply", "not sent"])
+waits = st.tuples(st.just("wait"), st.sampled_from([1, 400, 1_000, 1_700]), st.none())
+fires = st.tuples(st.just("fire"), daemons, fates)
 operations = st.lists(
     st.one_of(
-        st.tuples(st.just("wait"), st.sampled_from([1, 400, 1_000, 1_700, 4_900, 70_000]), st.none()),
+        waits,
+        waits,
+        fires,
+        fires,
+        st.tuples(st.just("follow and fire"), daemons, fates),
+        st.tuples(st.just("follow and fire"), daemons, fates),
+        st.tuples(st.just("wait"), st.sampled_from([4_900, 70_000]), st.none()),
         st.tuples(st.just("step back"), st.sampled_from([900, 5_000, 60_000]), st.none()),
         st.tuples(st.just("follow"), daemons, st.none()),
         st.tuples(st.just("crash"), daemons, st.none()),
-        st.tuples(st.just("fire"), daemons, st.sampled_from(["answered", "answered", "no reply", "not sent"])),
         st.tuples(st.just("put"), names, st.sampled_from(["skip", "run_once", "run_all"])),
-        st.tuples(st.just("remove"), names, st.none()),
-        st.tuples(st.just("pause"), names, st.none()),
-        st.tuples(st.just("resume"), names, st.none()),
+        st.tuples(st.sampled_from(["remove", "pause", "resume"]), names, st.none()),
     ),
-    min_size=10,
+    min_size=20,
     max_size=60,
 )
 
@@ -74,6 +80,9 @@ class Fleet:
                 self._books[whom] = Book(60_000)
             case "follow":
                 await self.follow(self._books[whom])
+            case "follow and fire":
+                await self.follow(self._books[whom])
+                await self.fire(self._books[whom], how)
             case "fire":
                 await self.fire(self._books[whom], how)
             case "put":
