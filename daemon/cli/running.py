@@ -1,9 +1,13 @@
 """From parsed flags to a command's work: settings, connection, event loop, exit code."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import anyio
 
+from reclaimd.daemon.cli import INTERRUPTED
 from reclaimd.daemon.cli.flags import Flags
 from reclaimd.daemon.cli.output import Output
 from reclaimd.daemon.inspect.source import Source, open_source
@@ -20,7 +24,32 @@ def run(flags: Flags, work: Work) -> int:
     out = Output(flags.json)
 
     async def connected() -> int:
-        async with open_source(settings) as source:
-            return await work(source, out)
+        code = INTERRUPTED
+        with ended_by_ctrl_c():
+            async with open_source(settings) as source:
+                code = await work(source, out)
+        return code
 
     return anyio.run(connected)
+
+
+@contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """Ctrl-C cancels the block, again and again until it ends; a second Ctrl-C is a KeyboardInterrupt.
+
+    asyncio makes one cancellation of it, and that one can get lost: a task that is cancelled while it runs, and then
+    begins an `asyncio.timeout(0)`, as the client library does, takes it for the end of that timeout.
+    """
+    loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGINT)
+    with anyio.CancelScope() as scope:
+
+        def interrupt(*_: object) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            loop.call_soon_threadsafe(scope.cancel)
+
+        signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -44,6 +44,7 @@ def wait_dealt_with(schedules: Schedules, names: list[str], instant: int, timeou
     wait_until(done, f"{names} to get to {instant}", timeout)
 
 
+@pytest.mark.flavours("valkey", "redis62")
 @pytest.mark.parametrize("daemons", [1, 2, 3])
 def test_daemons_that_are_killed_at_any_instant(fleet: Fleet, schedules: Schedules, daemons: int) -> None:
     chance = random.Random(daemons)
@@ -63,6 +64,7 @@ def test_daemons_that_are_killed_at_any_instant(fleet: Fleet, schedules: Schedul
     assert not schedules.happened("OccurrenceSkipped")
 
 
+@pytest.mark.flavours("valkey")
 def test_a_frozen_daemon_that_wakes_fires_nothing_that_was_removed(fleet: Fleet, schedules: Schedules) -> None:
     frozen = fleet.start_daemon(**QUICK)
     ready(frozen)
@@ -90,6 +92,7 @@ def test_a_frozen_daemon_that_wakes_fires_nothing_that_was_removed(fleet: Fleet,
     check_exactly_once(schedules, "stays", stays, EVERY)
 
 
+@pytest.mark.flavours("valkey")
 def test_a_daemon_that_is_frozen_alone_catches_up(fleet: Fleet, schedules: Schedules) -> None:
     daemon = fleet.start_daemon(RECLAIMD_SCHEDULER_MISFIRE_AFTER="2s", **QUICK)
     ready(daemon)

@@ -280,7 +280,7 @@ def test_tasks_of_one_turn_close_each_their_own(lab: Lab) -> None:
 
 
 def test_what_is_open_and_queued_outlives_the_server(fresh_server: FreshServer, flavour: str) -> None:
-    server = fresh_server(flavour, appendonly="yes", appendfsync="everysec")
+    server = fresh_server(flavour, appendonly="yes", appendfsync="always")
     lab = Lab(server)
     fire_two(lab, "queue_one")
     token = lab.join("w")
