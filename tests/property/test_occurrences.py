@@ -204,7 +204,7 @@ def test_an_occurrence_is_enqueued_once_under_any_interleaving(server: Server) -
 
 @pytest.mark.flavours("valkey")
 def test_an_occurrence_is_enqueued_once_when_the_server_restarts(fresh_server: FreshServer, flavour: str) -> None:
-    server = fresh_server(flavour, appendonly="yes", appendfsync="everysec")
+    server = fresh_server(flavour, appendonly="yes", appendfsync="always")
     explore(on(server, Restarting), examples=5, steps=40)
 
 

@@ -42,7 +42,7 @@ def test_promises_hold_under_any_interleaving(server: Server) -> None:
 
 @pytest.mark.flavours("valkey")
 def test_promises_hold_when_the_server_restarts(fresh_server: FreshServer, flavour: str) -> None:
-    server = fresh_server(flavour, appendonly="yes", appendfsync="everysec")
+    server = fresh_server(flavour, appendonly="yes", appendfsync="always")
     explore(on(server, RestartingPartition), examples=4, steps=40)
 
 
