@@ -1,6 +1,6 @@
 -- join: a new incarnation of a worker ID. What the old one had pending is moved, never run in place.
 -- KEYS: epoch clock counters events bell unique dead workers leases turns fired queued streams
--- USES: clock worker ids ahead envelope occurrence move drain pass unknown
+-- USES: clock worker ids envelope occurrence move drain pass unknown
 -- ARGV: now, id of the epoch if there is none, worker, nonce, lease ms, evidence JSON,
 --       nonces of incarnations of this ID that are proven dead, between spaces (or empty), limit, 1 if the last life was fenced by surprise
 -- Reply: ok token lease_now | live holder_evidence ms_left | more (call again) | fenced (this nonce was fenced: take another)

@@ -1,6 +1,6 @@
 -- leave: a graceful end. Fences oneself, hands everything back.
 -- KEYS: epoch clock counters events bell unique dead workers leases turns fired queued streams
--- USES: clock worker ids ahead envelope occurrence move drain pass
+-- USES: clock worker ids envelope occurrence move drain pass
 -- ARGV: now, worker, token, limit
 -- Reply: ok moved | more moved | fenced
 -- Cost: O(entries moved), at most limit

@@ -1,6 +1,6 @@
 -- promote: delayed tasks that are due go to the tail of their lane (suspects to theirs).
 -- KEYS: epoch clock counters events bell unique dead delayed bodies fired queued streams
--- USES: ids ahead envelope occurrence move
+-- USES: ids envelope occurrence move
 -- ARGV: now, limit
 -- Reply: promoted, next due (wall ms, or 0), 1 if it stopped at the limit or at about 256 KiB
 -- Cost: O(promoted · log delayed)

@@ -1,6 +1,6 @@
 -- reclaim: fence every worker whose lease ended, then move their entries in the order of docs/protocol.md "Order of a reclaim pass".
 -- KEYS: epoch clock counters events bell unique dead workers leases turns fired queued streams
--- USES: clock worker ids ahead envelope occurrence move drain pass unknown
+-- USES: clock worker ids envelope occurrence move drain pass unknown
 -- ARGV: now, limit, 1 to look for consumers without a worker row too
 -- Reply: moved, more (0 | 1), workers of the pass
 -- Cost: O(entries moved + workers dead); XINFO CONSUMERS of seven groups when it looks for unknown ones

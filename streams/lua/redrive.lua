@@ -1,6 +1,6 @@
 -- redrive: dead letters back to the tail of their lane; deliveries and attempts begin again, the history stays.
 -- KEYS: epoch clock counters events bell unique dead streams
--- USES: ids ahead envelope occurrence move
+-- USES: ids envelope occurrence move
 -- ARGV: now, entry IDs in :dead
 -- Reply: for each ID [status, task_id, detail]; status ok (detail: new entry ID) | missing | foreign | exists (detail: holder of the unique key)
 -- Cost: O(IDs)

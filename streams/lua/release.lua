@@ -1,6 +1,6 @@
 -- release: the parent of a worker saw it die. Fences that nonce and moves what it had pending.
 -- KEYS: epoch clock counters events bell unique dead workers leases turns fired queued streams
--- USES: clock worker ids ahead envelope occurrence move drain pass
+-- USES: clock worker ids envelope occurrence move drain pass
 -- ARGV: now, worker, nonce, limit, cause: released, or left when it died because it was told to stop
 -- Reply: ok moved | more moved | gone (another incarnation holds the ID, or nobody)
 -- Cost: O(entries moved), at most limit

@@ -1,6 +1,6 @@
 -- turn: the hot path of a worker. Check the token, renew, settle, audit, read: one round trip for a whole batch.
 -- KEYS: epoch clock counters events bell unique dead workers leases turns control delayed bodies fired queued streams
--- USES: clock worker ids ahead envelope occurrence move settle
+-- USES: clock worker ids envelope occurrence move settle
 -- ARGV: now, worker, token, want, 1 if a suspect may be read, settlements JSON, running JSON for an audit or empty,
 --       number of the turn, growing within an incarnation, or empty
 -- Reply: ok lease_now entries handed_back lost stale paused | fenced | late | state <state>
@@ -39,7 +39,7 @@ local function audit(running)
         local key = i .. ' ' .. p[1]
         if is_running[key] then
           is_running[key] = nil
-        elseif move(i, p[1], 'audit', worker, rows) then
+        elseif move_one(i, p[1], 'audit', worker, rows) then
           handed_back = handed_back + 1
         end
         from = '(' .. p[1]

@@ -248,7 +248,7 @@ def test_the_cost_of_a_reclaim_follows_the_orphans_not_what_is_pending(lab: Lab)
     assert beside == alone
     twice = cost_of_reclaiming(lab, 100, 0)
     grown = {name: twice[name] - alone[name] for name in twice if twice[name] != alone[name]}
-    assert set(grown) <= {"xadd", "xrange", "xpending", "xack", "xdel"}
+    assert set(grown) <= {"xadd", "xreadgroup", "xack", "xdel"}
     assert grown["xadd"] == 50
 
 

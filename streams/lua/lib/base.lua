@@ -41,7 +41,7 @@ local function event_of_rows(kind, fields, rows, column)
   fields.type = kind
   fields.v = 1
   local head = cjson.encode(fields)
-  batch[#batch + 1] = string.sub(head, 1, -2) .. ',"' .. (column or 'tasks') .. '":[' .. table.concat(rows, ',') .. ']}'
+  batch[#batch + 1] = { rows = rows, head = string.sub(head, 1, -2) .. ',"' .. (column or 'tasks') .. '":[' }
 end
 
 -- What a part of the script has gathered over the whole call and tells at its end.
@@ -52,11 +52,19 @@ local function write_events()
     finish()
   end
   if #batch > 0 then
-    for i, e in ipairs(batch) do
-      batch[i] = type(e) == 'string' and e or cjson.encode(e)
+    local text = {}
+    for _, e in ipairs(batch) do
+      text[#text + 1] = #text == 0 and '[' or ','
+      if e.head then
+        text[#text + 1] = e.head
+        text[#text + 1] = table.concat(e.rows, ',')
+        text[#text + 1] = ']}'
+      else
+        text[#text + 1] = cjson.encode(e)
+      end
     end
-    local text = '[' .. table.concat(batch, ',') .. ']'
-    redis.call('XADD', K.events, 'MAXLEN', '~', EVENTS_CAP, '*', 'at', now_text, 'e', text)
+    text[#text + 1] = ']'
+    redis.call('XADD', K.events, 'MAXLEN', '~', EVENTS_CAP, '*', 'at', now_text, 'e', table.concat(text))
     batch = {}
   end
 end

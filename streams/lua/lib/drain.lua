@@ -1,31 +1,51 @@
 -- Moves what fenced workers have pending, merged by entry ID over all of them, stream by stream in reading order.
 local BYTES_A_CALL = 262144
 
--- The pending entries of one worker in one stream, a page at a time.
-local function pending_of(d, stream, page)
-  d.stream, d.from, d.page, d.rows, d.at = stream, '-', page, {}, 0
-end
+-- A page with big bodies is followed by pages of one entry: they are all in memory at once.
+local BIG_BODY = 4096
 
-local function next_page(d)
-  if d.at > 1 and d.at <= d.page then
+-- What one worker has pending in one stream, with the first ID known and no body read. False when nothing is pending.
+local function begin(d, stream)
+  d.stream, d.after, d.rows, d.at = stream, '0-0', {}, 1
+  local first = redis.pcall('XPENDING', stream, GROUP, '-', '+', 1, d.worker)
+  if first.err or #first == 0 then
     return false
   end
-  d.rows = redis.pcall('XPENDING', d.stream, GROUP, d.from, '+', d.page, d.worker)
-  d.at = 1
-  if d.rows.err or #d.rows == 0 then
-    return false
-  end
-  d.from = '(' .. d.rows[#d.rows][1]
-  d.id = d.rows[1][1]
+  d.id = first[1][1]
   return true
 end
 
-local function advance(d)
-  local at = d.at + 1
-  d.at = at
-  local row = d.rows[at]
+local function has_big_body(row)
+  local f = row and row[2]
+  return f and #f[#f] > BIG_BODY
+end
+
+-- A consumer that reads its own history gets IDs and bodies in one command: half the work of XPENDING and XRANGE. Each page
+-- is larger than the one before, as long as bodies are small.
+local function read_page(d, pages)
+  pages.size = has_big_body(d.rows[#d.rows]) and 1 or math.min(pages.size * 4, pages.largest)
+  d.size = pages.size
+  local got = redis.call('XREADGROUP', 'GROUP', GROUP, d.worker, 'COUNT', d.size, 'STREAMS', d.stream, d.after)
+  d.rows, d.at = got and got[1][2] or {}, 1
+  return d.rows[1]
+end
+
+-- Fields of the entry that `d` stands at; false for a ghost.
+local function fields_of(d, pages)
+  local row = d.rows[d.at] or read_page(d, pages)
+  return row[2]
+end
+
+-- On to the next entry. Returns false at the last.
+local function advance(d, pages)
+  d.after = d.id
+  d.at = d.at + 1
+  local row = d.rows[d.at]
   if not row then
-    return next_page(d)
+    row = #d.rows == d.size and read_page(d, pages)
+    if not row then
+      return false
+    end
   end
   d.id = row[1]
   return true
@@ -102,13 +122,12 @@ end
 -- When none are left, their consumers and leases go too.
 local function drain(dead, limit)
   local moved, bytes = 0, 0
-  local page = math.max(8, math.ceil(limit / math.max(1, #dead) / 4))
+  local pages = { size = 0.25, largest = math.max(8, math.ceil(limit / math.max(1, #dead) / 4)) }
   local stopped = false
   for i = 1, #K.streams do
     local heap = {}
     for _, d in ipairs(anything_pending(K.streams[i]) and dead or {}) do
-      pending_of(d, K.streams[i], page)
-      if advance(d) then
+      if begin(d, K.streams[i]) then
         heap[#heap + 1] = d
         sift_up(heap, #heap)
       end
@@ -121,13 +140,13 @@ local function drain(dead, limit)
         local d, rival = heap[1], runner_up(heap)
         local cause, worker, rows, alive = d.row.cause, d.worker, d.moved, nil
         repeat
-          local size = move(i, d.id, cause, worker, rows)
+          local size = move(i, d.id, fields_of(d, pages), cause, worker, rows)
           moved = moved + 1
           if size then
             bytes = bytes + size
             d.count = d.count + 1
           end
-          alive = advance(d)
+          alive = advance(d, pages)
         until not alive or moved >= limit or bytes >= BYTES_A_CALL or (rival and id_before(rival, d.id))
         settle_root(heap, alive)
       end

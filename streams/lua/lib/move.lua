@@ -123,10 +123,9 @@ local function move_first_time(index, id, f, cause, worker, rows)
   return #f[10]
 end
 
--- Brings the pending entry `id` of K.streams[index] back. `rows` collects the rows of the Moved event, as JSON.
--- Returns the bytes that it moved, or nil for a ghost.
-local function move(index, id, cause, worker, rows)
-  local f = fields_of(index, id)
+-- Brings the pending entry `id` of K.streams[index] back. `f`: its fields, or false when only its pending row exists.
+-- `rows` collects the rows of the Moved event, as JSON. Returns the bytes that it moved, or nil for a ghost.
+local function move(index, id, f, cause, worker, rows)
   if not f then
     redis.call('XACK', K.streams[index], GROUP, id)
     count('ghosts', 1)
@@ -161,4 +160,9 @@ local function move(index, id, cause, worker, rows)
   rows[#rows + 1] = moved_row(e.task, target, new_id, number(e.deliveries), number(e.handbacks), id)
   acknowledge(index, id)
   return #e.body
+end
+
+local function move_one(index, id, cause, worker, rows)
+  local got = redis.call('XRANGE', K.streams[index], id, id)
+  return move(index, id, got[1] and got[1][2], cause, worker, rows)
 end

@@ -29,7 +29,7 @@ end
 local function settle_with_envelope(s, e, worker, retried, moved)
   local outcome, cause, err = s[3], s[9], s[10]
   if outcome == 'handback' then
-    move(s[1], s[2], 'handback', worker, moved)
+    move_one(s[1], s[2], 'handback', worker, moved)
     redis.call('XACK', K.streams[s[1]], GROUP, s[2])
     count('handed_back', 1)
     return
