@@ -255,7 +255,6 @@ _BEYOND_ITS_PART = [
     ("worker", ("DEL", MAIL.key("lane:normal"))),
     ("worker", ("XTRIM", MAIL.key("events"), "MAXLEN", "0")),
     ("worker", ("SREM", queues_key(NAMESPACE), "mail")),
-    ("daemon", ("XREADGROUP", "GROUP", "workers", "me", "STREAMS", MAIL.key("lane:normal"), ">")),
     ("daemon", ("SREM", queues_key(NAMESPACE), "mail")),
     ("daemon", ("BLPOP", MAIL.key("bell"), "1")),
 ]
