@@ -180,7 +180,7 @@ def _parse_retired(reply: list[Any]) -> RetireReply:
     return RetireReply(status, [_fired(row.decode()) for row in reply[1]])
 
 
-_ROW = re.compile(r"\d+-\d+\|\d+\|\d+\|[^|]*")
+_ROW = re.compile(rb"(\d+-\d+)\|(\d+)\|(\d+)\|([^|]*)")
 
 
 def _fired(row: str) -> Fired:
@@ -195,7 +195,14 @@ def fired_rows(pairs: Iterable[tuple[bytes, bytes | None]]) -> dict[str, Fired]:
     """
     found: dict[str, Fired] = {}
     for name, value in pairs:
-        row = value.decode(errors="replace") if value else ""
-        if _ROW.fullmatch(row):
-            found[name.decode(errors="replace")] = _fired(row)
+        columns = fired_columns(value or b"")
+        if columns is not None:
+            generation, last, count, task = columns.groups()
+            found[name.decode(errors="replace")] = Fired(
+                generation.decode(), int(last), int(count), task.decode(errors="replace")
+            )
     return found
+
+
+fired_columns: Final = _ROW.fullmatch
+"""The columns of one row as groups of bytes, None when it cannot be read; for whoever reads a million of them."""

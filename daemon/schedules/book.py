@@ -1,14 +1,14 @@
 """All schedules as the fold has them, shared out among the queues in which they fire. No IO."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
 
-from reclaimd.daemon.schedules.planning import Fire, Moment, Plan, Standing, Step, plan
+from reclaimd.daemon.schedules.planning import ASK, NOTHING, Fire, Moment, Plan, Standing, Step, plan, wake_of
 from reclaimd.daemon.schedules.roster import Roster
 from reclaimd.streams.ids import EntryID
-from reclaimd.streams.occurrence_scripts import Fired, FireResult
+from reclaimd.streams.occurrence_scripts import Fired, FireResult, fired_columns
 from reclaimd.streams.schedules.fold import Applied, Problem, Row, Schedules
 from reclaimd.streams.schedules.log import Loaded
 from reclaimd.streams.schedules.model import Schedule
@@ -21,7 +21,8 @@ WAIT_MS: Final = 1_000
 """The shortest time between two looks at a backlog whose task before is still open."""
 BROKEN_MS: Final = 60_000
 """When to look again at a schedule that could not be planned, or whose row nobody can read."""
-SLICE: Final = 500
+SLICE: Final = 1_000
+"""Schedules that are looked at without a pause for others: some milliseconds."""
 
 # A zone that this machine does not know, a definition from a newer program: each concerns one schedule only.
 _UNPLANNABLE = (ValueError, LookupError, ArithmeticError, TypeError, AssertionError, msgspec.MsgspecError)
@@ -105,12 +106,10 @@ class Book:
     def plan_all(self, now_ms: int) -> Iterator[None]:
         """Set the timer of every schedule, in slices; `ready` after the last."""
         dues: dict[str, list[tuple[int, str]]] = {queue: [] for queue in self.rosters}
-        for number, (name, roster) in enumerate(list(self._home.items())):
-            found = self._plan(roster, name, now_ms)
-            if found.steps:
-                dues[roster.queue].append((AT_ONCE, name))
-            elif found.wake_ms is not None:
-                dues[roster.queue].append((found.wake_ms, name))
+        for number, (name, roster) in enumerate(self._home.items()):
+            wake_ms = self._wake(roster, name, now_ms)
+            if wake_ms is not None:
+                dues[roster.queue].append((wake_ms, name))
             if number % SLICE == 0:
                 yield
         for queue, found_there in dues.items():
@@ -140,21 +139,29 @@ class Book:
                 new.waiting.discard(name)
                 self._replan(new, name, now_ms)
 
-    def take_row(self, queue: str, name: str, fired: Fired) -> bool:
-        """A row of `:fired` was read. Returns whether nobody knows the schedule, of which something may be queued."""
-        home = self._home.get(name)
-        if home is None:
-            return bool(fired.open) and name not in self.state.rows
-        generation = self.state.rows[name].generation
-        if home.queue != queue:
-            if EntryID.parse(fired.generation) < EntryID.parse(generation):
-                self._retire(self.roster(queue), name, generation)
-            return False
-        # One text for both, of which there may be a million.
-        home.fired[name] = (
-            msgspec.structs.replace(fired, generation=generation) if fired.generation == generation else fired
-        )
-        return False
+    def take_rows(self, queue: str, page: Mapping[bytes, bytes]) -> list[tuple[str, str]]:
+        """Rows of `:fired` were read. Returns the name and generation of those of schedules that nobody knows and of
+        which something may be queued.
+        """
+        orphans: list[tuple[str, str]] = []
+        homes, rows, here = self._home, self.state.rows, self.rosters.get(queue)
+        for key, value in page.items():
+            columns = fired_columns(value)
+            if columns is None:
+                continue
+            name = key.decode(errors="replace")
+            generation, last, count, task = columns.groups()
+            home, row = homes.get(name), rows.get(name)
+            if home is None or row is None:
+                if task and row is None:
+                    orphans.append((name, generation.decode()))
+            elif home is here:
+                # Of a million rows: one text for both generations, and none for the task, which nobody here asks for.
+                text = generation.decode()
+                home.fired[name] = Fired(row.generation if text == row.generation else text, int(last), int(count))
+            elif EntryID.parse(generation) < EntryID.parse(row.generation):
+                self._retire(self.roster(queue), name, row.generation)
+        return orphans
 
     def take(self, roster: Roster, now_ms: int, limit: int) -> list[Due]:
         """Take up to about `limit` steps of what is due in this queue; each name must come back by `put_back`."""
@@ -162,10 +169,9 @@ class Book:
         steps = 0
         while steps < limit and (names := roster.timers.pop(now_ms, limit - steps)):
             for name in names:
-                found = self._plan(roster, name, now_ms)
-                if found.steps:
-                    row = self.state.rows[name]
-                    due.append(Due(name, row.generation, row.schedule(), found.steps))
+                schedule, found = self._plan(roster, name, now_ms)
+                if schedule is not None and found.steps:
+                    due.append(Due(name, self.state.rows[name].generation, schedule, found.steps))
                     steps += len(found.steps)
                     roster.in_flight.add(name)
                 elif found.wake_ms is not None:
@@ -265,25 +271,37 @@ class Book:
     def _replan(self, roster: Roster, name: str, now_ms: int) -> None:
         if name in roster.in_flight:
             return
-        found = self._plan(roster, name, now_ms)
-        if found.steps:
-            roster.look_at(name, AT_ONCE)
-        elif found.wake_ms is not None:
-            roster.look_at(name, found.wake_ms)
-        else:
+        wake_ms = self._wake(roster, name, now_ms)
+        if wake_ms is None:
             roster.timers.remove(name)
+        else:
+            roster.look_at(name, wake_ms)
 
-    def _plan(self, roster: Roster, name: str, now_ms: int) -> Plan:
+    def _wake(self, roster: Roster, name: str, now_ms: int) -> int | None:
+        """When to plan this schedule: AT_ONCE if that gives something to do, None for never."""
+        row = self.state.rows[name]
+        if not (row.paused or row.unread or name in self._leaving):
+            try:
+                wake_ms = wake_of(row.outline(), row.generation, row.since_ms, roster.fired.get(name), now_ms)
+            except _UNPLANNABLE:
+                wake_ms = ASK
+            if wake_ms != ASK:
+                return wake_ms
+        _, found = self._plan(roster, name, now_ms)
+        return AT_ONCE if found.steps else found.wake_ms
+
+    def _plan(self, roster: Roster, name: str, now_ms: int) -> tuple[Schedule | None, Plan]:
         row = self.state.rows.get(name)
         if row is None or self._home.get(name) is not roster or name in self._leaving:
-            return Plan()
+            return None, NOTHING
         standing = Standing(row.generation, row.since_ms, not row.paused and not row.suspended)
         moment = Moment(now_ms, now_ms - self._grace_ms, roster.drips.get(name, 0))
         try:
-            return plan(row.schedule(), standing, roster.fired.get(name), moment)
+            schedule = row.schedule()
+            return schedule, plan(schedule, standing, roster.fired.get(name), moment)
         except _UNPLANNABLE as error:
             self._cannot_plan(name, error)
-            return Plan(wake_ms=now_ms + BROKEN_MS)
+            return None, Plan(wake_ms=now_ms + BROKEN_MS)
 
     def _cannot_plan(self, name: str, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"

@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from reclaimd.streams.ids import EntryID
 from reclaimd.streams.occurrence_scripts import Fired
 from reclaimd.streams.schedules.calculus import count_between, due_between, jitter_of, last_of, next_of
-from reclaimd.streams.schedules.model import Overlap, Schedule
+from reclaimd.streams.schedules.model import Outline, Overlap, Schedule
 
 MOST_STEPS: Final = 20
 """Occurrences that one plan fires at most; what is left is planned again at once."""
@@ -66,6 +66,28 @@ class Moment(NamedTuple):
 
 
 NOTHING: Final = Plan()
+ASK: Final = -1
+"""The answer of `wake_of` that is none."""
+
+
+def wake_of(what: Outline, generation: str, since_ms: int, fired: Fired | None, now_ms: int) -> int | None:
+    """When an active schedule is to be planned next, None for never; ASK when only `plan` can tell.
+
+    That is nearly all that a start asks of all schedules, and whoever fired one of it: nothing is due, nothing was
+    skipped by a pause. A fifth of the work of a plan.
+    """
+    born = base = int(generation[: generation.index("-")])
+    if fired is not None:
+        if fired.generation != generation:
+            return ASK
+        base = max(base, fired.last)
+    if since_ms > base or what.limit is not None:
+        return ASK
+    first = next_of(what, base, created_ms=born)
+    if first is None:
+        return None
+    due = first + jitter_of(what, first) if what.jitter_ms else first
+    return due if due > now_ms else ASK
 
 
 def plan(schedule: Schedule, standing: Standing, fired: Fired | None, moment: Moment) -> Plan:
@@ -81,13 +103,6 @@ def plan(schedule: Schedule, standing: Standing, fired: Fired | None, moment: Mo
     if left <= 0:
         return NOTHING
     born = int(standing.generation.partition("-")[0])
-    base = max(last, born)
-    if standing.since_ms <= base:
-        # Nearly always: nothing was skipped by a pause, and the next instant is yet to come.
-        first = next_of(schedule, base, created_ms=born)
-        due = None if first is None else first + jitter_of(schedule, first)
-        if due is None or due > moment.now:
-            return Plan(wake_ms=due)
     return _Planner(schedule, standing.since_ms, born, moment).plan(last, left)
 
 

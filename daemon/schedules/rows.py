@@ -9,7 +9,6 @@ from reclaimd.daemon.links import Links
 from reclaimd.daemon.schedules.book import Book
 from reclaimd.streams.ids import EntryID
 from reclaimd.streams.keys import Partition
-from reclaimd.streams.occurrence_scripts import Fired, fired_rows
 from reclaimd.streams.redis_log import AsyncClient
 
 PAGE: Final = 1_000
@@ -24,9 +23,7 @@ async def read_rows(links: Links, namespace: str, queue: str, book: Book, alive:
     cursor = -1
     while cursor != 0:
         cursor, page = await links.use(_page(partition.key("fired"), max(cursor, 0)))
-        orphans = [
-            (name, fired) for name, fired in fired_rows(page.items()).items() if book.take_row(queue, name, fired)
-        ]
+        orphans = book.take_rows(queue, page)
         if orphans:
             await _retire_queued(links, partition, book, orphans)
         alive()
@@ -41,7 +38,7 @@ def _page(key: str, cursor: int) -> Callable[[AsyncClient], Any]:
     return ask
 
 
-async def _retire_queued(links: Links, partition: Partition, book: Book, orphans: list[tuple[str, Fired]]) -> None:
+async def _retire_queued(links: Links, partition: Partition, book: Book, orphans: list[tuple[str, str]]) -> None:
     async def ask(client: AsyncClient) -> list[Any]:
         pipeline: Any = client.pipeline(transaction=False)
         for name, _ in orphans:
@@ -49,8 +46,8 @@ async def _retire_queued(links: Links, partition: Partition, book: Book, orphans
         found: list[Any] = await pipeline.execute()
         return found
 
-    for (name, fired), queued in zip(orphans, await links.use(ask), strict=True):
+    for (name, text), queued in zip(orphans, await links.use(ask), strict=True):
         if queued:
-            generation = EntryID.parse(fired.generation)
+            generation = EntryID.parse(text)
             # No more than it takes: whoever restores this schedule from elsewhere begins a newer generation anyway.
             book.roster(partition.queue).retire(name, f"{generation.ms}-{generation.seq + 1}")

@@ -12,7 +12,7 @@ from typing import Final
 from reclaimd.streams.durations import format_duration
 from reclaimd.streams.schedules import cron, walk
 from reclaimd.streams.schedules.instants import format_instant
-from reclaimd.streams.schedules.model import Cron, Every, Once, Schedule, Trigger
+from reclaimd.streams.schedules.model import Cron, Every, Once, Outline, Schedule, Trigger
 from reclaimd.streams.schedules.zones import LAST_YEAR, year_start
 
 LATEST_MS: Final = year_start(LAST_YEAR + 1) * 1_000 - 1
@@ -76,14 +76,15 @@ def count_between(what: Schedule | Trigger, after_ms: int, until_ms: int, *, anc
     return count if count <= most else -1
 
 
-def next_of(schedule: Schedule, after_ms: int, *, created_ms: int) -> int | None:
+def next_of(schedule: Schedule | Outline, after_ms: int, *, created_ms: int) -> int | None:
     """The first instant strictly after `after_ms` between the schedule's start and end, or None.
 
     `limit` is not looked at: only who knows how many there were can tell.
     """
-    after = after_ms if schedule.start_ms is None else max(after_ms, schedule.start_ms - 1)
+    start, end = schedule.start_ms, schedule.end_ms
+    after = after_ms if start is None else max(after_ms, start - 1)
     found = next_after(schedule.trigger, after, anchor_ms=created_ms)
-    return found if found is not None and (schedule.end_ms is None or found <= schedule.end_ms) else None
+    return found if end is None or found is None or found <= end else None
 
 
 def last_of(schedule: Schedule, before_ms: int, *, created_ms: int) -> int | None:
@@ -93,7 +94,7 @@ def last_of(schedule: Schedule, before_ms: int, *, created_ms: int) -> int | Non
     return found if found is not None and (schedule.start_ms is None or found >= schedule.start_ms) else None
 
 
-def jitter_of(schedule: Schedule, nominal_ms: int) -> int:
+def jitter_of(schedule: Schedule | Outline, nominal_ms: int) -> int:
     """How much later this occurrence happens: from 0 to below `jitter_ms`, always the same for the same one."""
     if schedule.jitter_ms <= 0:
         return 0
@@ -125,10 +126,10 @@ class _Line:
         self._known = (0, 0, 0)
 
     def next_after(self, after_ms: int) -> int | None:
-        after = max(after_ms, -1)
         low, high, answer = self._known
-        if low <= after < high:
+        if low <= after_ms < high:
             return answer
+        after = max(after_ms, -1)
         seconds = walk.first_from(self._expression, self._zone, after // 1_000 + 1)
         if seconds is None:
             return None

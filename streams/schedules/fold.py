@@ -25,7 +25,7 @@ from reclaimd.streams.schedules.events import (
     decode,
     encode,
 )
-from reclaimd.streams.schedules.model import Schedule
+from reclaimd.streams.schedules.model import Outline, Schedule
 
 START: Final = EntryID(0, 0)
 
@@ -61,6 +61,10 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def schedule(self) -> Schedule:
         """The definition decoded; raises msgspec.ValidationError when there is none."""
         return _schedules.decode(self.definition)
+
+    def outline(self) -> Outline:
+        """The part of it that decides when it fires; raises as `schedule` does, for what is wrong in that part."""
+        return _outlines.decode(self.definition)
 
 
 class Problem(msgspec.Struct, frozen=True, array_like=True):
@@ -115,6 +119,7 @@ class Schedules:
 
 
 _schedules = msgspec.json.Decoder(Schedule)
+_outlines = msgspec.json.Decoder(Outline)
 _NOTHING: Final = Applied("nothing")
 
 

@@ -68,3 +68,15 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def timing(self) -> tuple[object, ...]:
         """What decides its instants and where they go: another timing is another generation."""
         return self.trigger, self.start_ms, self.end_ms, self.jitter_ms, self.limit, self.queue
+
+
+class Outline(msgspec.Struct, frozen=True, gc=False):
+    """What decides when and where a schedule fires, decoded from the same JSON for less than all of it."""
+
+    name: str
+    queue: str
+    trigger: Trigger
+    jitter_ms: int = 0
+    start_ms: int | None = None
+    end_ms: int | None = None
+    limit: int | None = None

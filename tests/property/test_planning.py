@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reclaimd.daemon.schedules.planning import Fire, Moment, Skip, Standing, Step, plan
+from reclaimd.daemon.schedules.planning import ASK, Fire, Moment, Plan, Skip, Standing, Step, plan, wake_of
 from reclaimd.streams.occurrence_scripts import Fired
 from reclaimd.streams.schedules.calculus import jitter_of
-from reclaimd.streams.schedules.model import Every, Schedule
+from reclaimd.streams.schedules.model import Every, Outline, Schedule
 from support.second_by_second import Rule, Told, World, play
 
 GENERATION = "1-0"
@@ -21,6 +22,7 @@ class Planned:
     def __init__(self, schedule: Schedule, world: World, grace: int) -> None:
         self.told: list[Told] = []
         self._schedule = schedule
+        self._outline = msgspec.json.decode(msgspec.json.encode(schedule), type=Outline)
         self._world = world
         self._grace = grace
         self._fired = Fired(GENERATION)
@@ -51,7 +53,9 @@ class Planned:
             while wake is not None and wake <= now * 1000:
                 standing = Standing(GENERATION, since)
                 moment = Moment(now * 1000, (now - self._grace) * 1000, self._drip_from)
+                ahead = wake_of(self._outline, GENERATION, standing.since_ms, self._fired, moment.now)
                 todo = plan(self._schedule, standing, self._fired, moment)
+                assert ahead == ASK or Plan(wake_ms=ahead) == todo
                 wake, waiting = todo.wake_ms, False
                 for step in todo.steps:
                     waiting = not self._take(step, now)

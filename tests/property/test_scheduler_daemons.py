@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reclaimd.daemon.schedules.book import Book
 from reclaimd.daemon.schedules.firing import _parts
 from reclaimd.streams.keys import Partition
-from reclaimd.streams.occurrence_scripts import FireReply, fire, fired_rows, retire
+from reclaimd.streams.occurrence_scripts import FireReply, fire, retire
 from reclaimd.streams.redis_log import AsyncClient, connect, send
 from reclaimd.streams.schedules.events import (
     Event,
@@ -105,9 +105,7 @@ class Fleet:
         if not book.ready:
             for _ in book.start_over(await self._log.load()):
                 pass
-            rows = fired_rows((await self._client.hgetall(QUEUE.key("fired"))).items())  # type: ignore[arg-type]
-            for name, fired in rows.items():
-                book.take_row("mail", name, fired)
+            book.take_rows("mail", await self._client.hgetall(QUEUE.key("fired")))  # type: ignore[arg-type]
             for _ in book.plan_all(self.now):
                 pass
         else:
