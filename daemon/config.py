@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from reclaimd.daemon.config_archive import with_archive
 from reclaimd.daemon.config_sources import read_sources
 from reclaimd.streams import configure
 from reclaimd.streams.configure import CONFIG_VARIABLE, Config, Row, describe
@@ -27,7 +28,8 @@ def load(config_file: Path | None, environ: Mapping[str, str], flags: Mapping[st
     """Read and check the whole configuration.
 
     `config_file`: the TOML file, else the one that RECLAIMD_CONFIG names, else none. `flags`: full key → value, None
-    when not given. The password of a file or a systemd credential is put into `redis_url`. Raises ConfigError.
+    when not given. Passwords of files or systemd credentials are put into `redis_url` and `archive.url`, and under
+    systemd the archive has its default place. Raises ConfigError.
     """
     named = environ.get(CONFIG_VARIABLE)
     path = config_file if config_file is not None else Path(named) if named else None
@@ -36,7 +38,8 @@ def load(config_file: Path | None, environ: Mapping[str, str], flags: Mapping[st
     if path is not None:
         given, sources = _from_file(path)
         layers.insert(0, given)
-    return msgspec.structs.replace(with_credentials(configure.merge(*layers), environ), sources=sources)
+    config = with_archive(with_credentials(configure.merge(*layers), environ), environ)
+    return msgspec.structs.replace(config, sources=sources)
 
 
 def _from_file(path: Path) -> tuple[list[configure.Given], tuple[SourceSettings, ...]]:

@@ -17,7 +17,7 @@ PAGE = Path("docs/configuration.md")
 _SAMPLE_HEAD = """\
 # Configuration of reclaimd: every key, each with its default, which holds while its line stays a comment.
 # The environment overrides this file (RECLAIMD_<SECTION>_<KEY>), flags override both.
-# Durations have a unit: 250ms, 15s, 2m, 1h30m, 7d.
+# Durations have a unit: 250ms, 15s, 2m, 1h30m, 7d. So have sizes: 500MiB, 2GiB.
 """
 
 _PAGE_HEAD = """\
@@ -28,12 +28,14 @@ only what it gives, and every value is checked, also one that is overridden. A l
 environment alone.
 
 - **Durations** are texts with a unit: `250ms`, `15s`, `2m`, `1h30m`, `7d`. A bare number is refused.
+- **Sizes** are texts with a unit: `500MiB`, `2GiB`, `10GB`.
 - **An unknown key** is an error that names the file, line, variable or flag and the nearest right one; the exit code
   is 2. So is an unknown `RECLAIMD_…` variable; `RECLAIMD_CONFIG`, `RECLAIMD_INTERNAL_…` and what Kubernetes injects for
   a Service named `reclaimd…` are left alone. An empty variable counts as not set.
 - **The Redis password** belongs in a file (`redis_password_file`) or in the systemd credential `redis_password`
   (`LoadCredential=redis_password:/etc/reclaimd/redis_password`). The credential is used when there is neither a
-  password file nor a password in `redis_url`. No message, log line or listing shows a password.
+  password file nor a password in `redis_url`. The same goes for a PostgreSQL archive: `archive.password_file`, or the
+  credential `archive_password`. No message, log line or listing shows a password.
 
 `systemd/reclaimd.toml` is a sample with every key.
 """
@@ -54,7 +56,7 @@ A file or a database that holds schedules; one `[[source]]` for each. What they 
 |---|---|---|---|
 """
 
-_SECTION_TITLES = {"": "Top level", "worker": "[worker]", "daemon": "[daemon]", "scheduler": "[scheduler]"}
+_SECTION_TITLES = {section: f"[{section}]" if section else "Top level" for section in SECTIONS}
 
 
 def sample() -> str:
@@ -109,7 +111,7 @@ def _row(option: Option) -> str:
 def _cells(option: Option) -> tuple[str, str, str, str]:
     """Key, default, what is allowed, meaning."""
     default = option.when_unset or f"`{option.shown(option.default)}`"
-    if option.kind in (Kind.DURATION, Kind.INTEGER):
+    if option.kind in (Kind.DURATION, Kind.SIZE, Kind.INTEGER):
         allowed = f"{option.shown(option.least)} … {option.shown(option.most)}"
     else:
         allowed = ", ".join(option.choices) or option.kind.replace("boolean", "true, false")

@@ -19,6 +19,7 @@ from reclaimd.streams.errors import ConfigError, InvalidSetting
 from reclaimd.streams.options import ENV_PREFIX, Option
 from reclaimd.streams.settings import (
     SECTIONS,
+    ArchiveSettings,
     DaemonSettings,
     SchedulerSettings,
     Settings,
@@ -97,7 +98,7 @@ def from_flags(flags: Mapping[str, object]) -> list[Given]:
         if option is None:
             raise ConfigError(f"unknown flag for key {key}{_nearest_key(key)}")
         if raw is not None:
-            given.append(Given(option, raw, f"flag --{option.name.replace('_', '-')}"))
+            given.append(Given(option, raw, f"flag {option.flag_name}"))
     return given
 
 
@@ -132,6 +133,7 @@ def merge(*layers: Iterable[Given], sections: Iterable[str] = tuple(SECTIONS)) -
             worker=WorkerSettings(**values["worker"]),
             daemon=DaemonSettings(**values["daemon"]),
             scheduler=SchedulerSettings(**values["scheduler"]),
+            archive=ArchiveSettings(**values["archive"]),
             origins={key: given.origin for key, given in winners.items()},
             **values[""],
         )

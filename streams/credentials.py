@@ -42,7 +42,7 @@ def with_credentials(config: Config, environ: Mapping[str, str]) -> Config:
                 f"redis_url ({config.origin('redis_url')}) already holds a password and redis_password_file "
                 f"({config.origin('redis_password_file')}) names another: keep one of them"
             )
-        password = _password_in(Path(config.redis_password_file))
+        password = password_in(Path(config.redis_password_file), "Redis password")
         if password is None:
             raise ConfigError(
                 f"the Redis password file {config.redis_password_file} does not exist: create it, or correct "
@@ -52,7 +52,7 @@ def with_credentials(config: Config, environ: Mapping[str, str]) -> Config:
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if not folder or has_password(config.redis_url):
         return config
-    password = _password_in(Path(folder, CREDENTIAL))
+    password = password_in(Path(folder, CREDENTIAL), "Redis password")
     if password is None:
         return config
     return msgspec.structs.replace(
@@ -63,16 +63,16 @@ def with_credentials(config: Config, environ: Mapping[str, str]) -> Config:
     )
 
 
-def _password_in(path: Path) -> str | None:
-    """The password in a file; None when there is no such file."""
+def password_in(path: Path, what: str) -> str | None:
+    """The password in a file; None when there is no such file. `what` it is, for messages. Raises ConfigError."""
     try:
         password = path.read_text(encoding="utf-8").rstrip("\r\n")
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError(f"cannot read the Redis password from {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read the {what} from {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"cannot read the Redis password from {path}: it is not UTF-8 text") from None
+        raise ConfigError(f"cannot read the {what} from {path}: it is not UTF-8 text") from None
     if not password or "\n" in password:
-        raise ConfigError(f"the Redis password file {path} must hold one line, the password")
+        raise ConfigError(f"the {what} file {path} must hold one line, the password")
     return password

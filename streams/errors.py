@@ -34,6 +34,18 @@ class InvalidDuration(ConfigError):
         return f"{_shortened(self.text)} is not a duration: {self.cure}"
 
 
+class InvalidSize(ConfigError):
+    """A size that cannot be read. `text`: what was given; `cure`: what to write instead."""
+
+    def __init__(self, text: str, cure: str) -> None:
+        super().__init__(text, cure)
+        self.text = text
+        self.cure = cure
+
+    def __str__(self) -> str:
+        return f"{_shortened(self.text)} is not a size: {self.cure}"
+
+
 class InvalidSetting(ConfigError):
     """A value that its setting does not allow. `name`: the setting's user-facing name; `why`: what is expected."""
 
@@ -179,6 +191,46 @@ class EnqueueUncertain(ReclaimdError):
         return (
             f"no answer for task {self.task_id}, it may or may not be enqueued: send it again with "
             f"task_id={self.task_id!r}, which enqueues it at most once"
+        )
+
+
+class DurabilityUnavailable(ReclaimdError):
+    """The server cannot give the durability that was asked for; nothing was enqueued.
+
+    `durability`: the level; `why` and `cure`: in words.
+    """
+
+    exit_code = 3
+
+    def __init__(self, durability: str, why: str, cure: str) -> None:
+        super().__init__(durability, why, cure)
+        self.durability = durability
+        self.why = why
+        self.cure = cure
+
+    def __str__(self) -> str:
+        return (
+            f"nothing was enqueued, Redis cannot give durability={self.durability} ({_one_line(self.why)}): {self.cure}"
+        )
+
+
+class DurabilityUnconfirmed(ReclaimdError):
+    """The task `task_id` was accepted, and will run; whether it is as durable as asked for is not known.
+
+    `why`: what was missing. Sending that ID again waits once more and enqueues at most once.
+    """
+
+    def __init__(self, task_id: str, durability: str, why: str) -> None:
+        super().__init__(task_id, durability, why)
+        self.task_id = task_id
+        self.durability = durability
+        self.why = why
+
+    def __str__(self) -> str:
+        return (
+            f"task {self.task_id} was accepted, but durability={self.durability} is not confirmed "
+            f"({_one_line(self.why)}): send it again with task_id={self.task_id!r} to wait once more, which enqueues it "
+            "at most once"
         )
 
 

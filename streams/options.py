@@ -13,7 +13,8 @@ import msgspec
 
 from reclaimd.streams.addresses import redacted
 from reclaimd.streams.durations import format_duration, parse_duration
-from reclaimd.streams.errors import InvalidDuration, InvalidSetting
+from reclaimd.streams.errors import InvalidDuration, InvalidSetting, InvalidSize
+from reclaimd.streams.sizes import format_size, parse_size
 
 ENV_PREFIX = "RECLAIMD_"
 
@@ -22,6 +23,7 @@ class Kind(StrEnum):
     """How a setting is written."""
 
     DURATION = "duration"
+    SIZE = "size"
     INTEGER = "integer"
     TEXT = "text"
     CHOICE = "choice"
@@ -29,9 +31,11 @@ class Kind(StrEnum):
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
-    """A setting. `field`: the Struct's attribute; durations are kept there in milliseconds and end in `_ms`.
+    """A setting. `field`: the Struct's attribute; durations are kept there in milliseconds and end in `_ms`, sizes in
+    bytes and end in `_bytes`.
 
     `value_type` is what msgspec checks; `check` returns what is wrong with a text that has the right type, or None.
+    `flag`: how its flag is called, if not as the setting.
     """
 
     section: str
@@ -47,11 +51,17 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     when_unset: str = ""
     check: Callable[[str], str | None] | None = None
     secret: bool = False
+    flag: str = ""
 
     @property
     def name(self) -> str:
         """The key inside its section, without a unit: `lease`."""
-        return self.field.removesuffix("_ms") if self.kind is Kind.DURATION else self.field
+        return self.field.removesuffix(_SUFFIXES.get(self.kind, ""))
+
+    @property
+    def flag_name(self) -> str:
+        """Its flag, if it has one: `--redis-url`."""
+        return "--" + (self.flag or self.name.replace("_", "-"))
 
     @property
     def key(self) -> str:
@@ -77,6 +87,11 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
             try:
                 value = parse_duration(raw)
             except InvalidDuration as error:
+                raise InvalidSetting(self.key, error.cure) from None
+        if self.kind is Kind.SIZE:
+            try:
+                value = parse_size(raw if isinstance(raw, str) else str(raw))
+            except InvalidSize as error:
                 raise InvalidSetting(self.key, error.cure) from None
         return self.checked(value, strict=not (lax and self.kind is Kind.INTEGER))
 
@@ -105,7 +120,9 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
             for word, bound in (("from", self.least), ("to", self.most))
             if bound is not None
         ]
-        noun = "a duration such as 15s" if self.kind is Kind.DURATION else "a whole number"
+        noun = {Kind.DURATION: "a duration such as 15s", Kind.SIZE: "a size such as 2GiB"}.get(
+            self.kind, "a whole number"
+        )
         return f"{noun}, {' '.join(bounds)}" if bounds else noun
 
     def shown(self, value: int | str | None) -> str:
@@ -117,12 +134,22 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     def _plain(self, value: int | str) -> str:
         if self.kind is Kind.BOOLEAN:
             return "true" if value else "false"
-        return format_duration(value) if self.kind is Kind.DURATION and isinstance(value, int) else str(value)
+        form = _FORMS.get(self.kind)
+        return form(value) if form is not None and isinstance(value, int) else str(value)
+
+
+_SUFFIXES = {Kind.DURATION: "_ms", Kind.SIZE: "_bytes"}
+_FORMS: dict[Kind, Callable[[int], str]] = {Kind.DURATION: format_duration, Kind.SIZE: format_size}
 
 
 def duration(doc: str, *, least: int, most: int, **extra: Any) -> msgspec.Meta:
     """Describe a field in milliseconds; `least` and `most` are inclusive. `extra`: see Option."""
     return msgspec.Meta(ge=least, le=most, description=doc, extra={"duration": True, **extra})
+
+
+def size(doc: str, *, least: int, most: int, **extra: Any) -> msgspec.Meta:
+    """Describe a field in bytes; `least` and `most` are inclusive. `extra`: see Option."""
+    return msgspec.Meta(ge=least, le=most, description=doc, extra={"size": True, **extra})
 
 
 def integer(doc: str, *, least: int, most: int, **extra: Any) -> msgspec.Meta:
@@ -164,6 +191,8 @@ def _option(section: str, field: msgspec.structs.FieldInfo, value_type: Any) -> 
     choices = get_args(base) if get_origin(base) is Literal else ()
     if extra.pop("duration", False):
         kind = Kind.DURATION
+    elif extra.pop("size", False):
+        kind = Kind.SIZE
     elif base is bool:
         kind = Kind.BOOLEAN
     elif choices:

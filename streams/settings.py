@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from reclaimd.streams.addresses import parse_listen, path_problem, redacted, url_problem
+from reclaimd.streams.addresses import database_url_problem, parse_listen, path_problem, redacted, url_problem
 from reclaimd.streams.durations import format_duration
 from reclaimd.streams.errors import InvalidSetting
-from reclaimd.streams.options import Option, choice, duration, integer, options_of, text
+from reclaimd.streams.options import Option, choice, duration, integer, options_of, size, text
 from reclaimd.streams.source_settings import SourceSettings
 
 SECOND = 1_000
@@ -215,6 +215,68 @@ class SchedulerSettings(_Checked, frozen=True, kw_only=True):
     ] = 5 * MINUTE
 
 
+class ArchiveSettings(_Checked, frozen=True, kw_only=True):
+    """The durable copy outside Redis: where it is, what it keeps, and what follows from a loss."""
+
+    url: (
+        Annotated[
+            str,
+            text(
+                "The archive: sqlite:///FILE, or postgresql://USER@HOST/NAME for several daemons. Keep its password "
+                "elsewhere.",
+                example="postgresql://reclaimd@localhost/reclaimd",
+                when_unset="archive.db in the state directory under systemd, else there is no archive",
+                check=database_url_problem,
+                secret=True,
+                flag="archive-url",
+            ),
+        ]
+        | None
+    ) = None
+    password_file: (
+        Annotated[
+            str,
+            text(
+                "A file that holds the password of that PostgreSQL user.",
+                example="/etc/reclaimd/archive_password",
+                when_unset="the systemd credential archive_password, if there is one and url has no password",
+                check=path_problem,
+            ),
+        ]
+        | None
+    ) = None
+    rebuild: Annotated[
+        Literal["auto", "manual"],
+        choice(
+            "What follows when Redis lost data: auto rebuilds it from the archive at once, manual freezes the queue "
+            "until somebody runs reclaimd rebuild."
+        ),
+    ] = "auto"
+    poll_ms: Annotated[
+        int, duration("The shortest time between two looks at a busy queue.", least=10, most=10 * SECOND)
+    ] = 100
+    events_age_ms: Annotated[
+        int, duration("How long the archive keeps events, for explain.", least=MINUTE, most=3_650 * DAY)
+    ] = 7 * DAY
+    max_size_bytes: Annotated[
+        int, size("What the archived events may come to; the oldest go first.", least=2**20, most=2**50)
+    ] = 2 * 2**30
+    events_limit: Annotated[
+        int,
+        integer(
+            "Entries that the event stream of a partition may hold in Redis while the archive cannot be written. "
+            "Beyond it the oldest are lost to the archive, which then reads the whole partition again.",
+            least=1_000,
+            most=10_000_000,
+        ),
+    ] = 500_000
+
+    def __repr__(self) -> str:
+        fields = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        shown = (f"{name}={redacted(value) if name == 'url' and value else value!r}" for name, value in fields)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
 class Settings(_Checked, frozen=True, kw_only=True):
     """All settings: the top-level ones, and one attribute per section."""
 
@@ -251,6 +313,7 @@ class Settings(_Checked, frozen=True, kw_only=True):
     worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
     daemon: DaemonSettings = msgspec.field(default_factory=DaemonSettings)
     scheduler: SchedulerSettings = msgspec.field(default_factory=SchedulerSettings)
+    archive: ArchiveSettings = msgspec.field(default_factory=ArchiveSettings)
     sources: tuple[SourceSettings, ...] = ()
 
     def __repr__(self) -> str:
@@ -264,6 +327,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "worker": WorkerSettings,
     "daemon": DaemonSettings,
     "scheduler": SchedulerSettings,
+    "archive": ArchiveSettings,
 }
 """Section name → its Struct; the top level has no name."""
 

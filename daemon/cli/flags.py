@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 _META = "reclaimd.flags"
+_KEYS = ("redis_url", "namespace", "listen", "archive.url")
 _PANEL = "Options of every command"
 
 
@@ -36,7 +37,7 @@ class Flags:
         """
         from reclaimd.daemon.config import load
 
-        flags = {key: self._given.get(key) for key in ("redis_url", "namespace", "listen")}
+        flags = {key: self._given.get(key.replace(".", "_")) for key in _KEYS}
         config_file = self._given.get("config")
         return load(config_file, os.environ, {**flags, **more})
 
@@ -58,6 +59,13 @@ _SHARED: dict[str, tuple[Any, Any]] = {
     ),
     "namespace": (
         Annotated[str | None, _option("--namespace", text="Prefix of all keys in Redis.", metavar="NS")],
+        None,
+    ),
+    "archive_url": (
+        Annotated[
+            str | None,
+            _option("--archive-url", text="The archive, sqlite:///FILE or postgresql://host/name.", metavar="URL"),
+        ],
         None,
     ),
     "config": (

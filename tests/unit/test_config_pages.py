@@ -28,7 +28,8 @@ def test_the_sample_holds_every_key_with_its_default(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("hunter2")
     path = tmp_path / "all.toml"
-    path.write_text(uncommented(sample()).replace("/etc/reclaimd/redis_password", str(secret)), encoding="utf-8")
+    text = re.sub("/etc/reclaimd/(redis|archive)_password", str(secret), uncommented(sample()))
+    path.write_text(text, encoding="utf-8")
     config = load(path, {}, {})
     assert set(config.origins) == set(all_options())
     for option in all_options().values():
@@ -43,7 +44,7 @@ def test_the_page_names_every_variable_and_both_can_be_written(tmp_path: Path) -
     (tmp_path / "docs").mkdir()
     main(tmp_path)
     sample = tomllib.loads((tmp_path / SAMPLE).read_text(encoding="utf-8"))
-    assert sample == {"worker": {}, "daemon": {}, "scheduler": {}}
+    assert sample == {"worker": {}, "daemon": {}, "scheduler": {}, "archive": {}}
     written = (tmp_path / PAGE).read_text(encoding="utf-8")
     for option in all_options().values():
         assert f"| `{option.name}` |" in written

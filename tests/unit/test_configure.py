@@ -17,7 +17,7 @@ def values_of(option: Option) -> st.SearchStrategy[int | str]:
     """Values that the option allows, whatever the others are, in the Struct's unit."""
     if option.key == "worker.heartbeat":
         return st.integers(50, 500 // 4)
-    if option.kind in (Kind.DURATION, Kind.INTEGER):
+    if option.kind in (Kind.DURATION, Kind.SIZE, Kind.INTEGER):
         return st.integers(option.least or 0, option.most)
     if option.kind is Kind.CHOICE:
         return st.sampled_from(option.choices)
@@ -27,6 +27,8 @@ def values_of(option: Option) -> st.SearchStrategy[int | str]:
         "namespace": st.from_regex(r"[a-z][a-z0-9_.-]{0,20}", fullmatch=True),
         "listen": st.integers(0, 65_535).map(lambda port: f"127.0.0.1:{port}"),
         "worker.state_dir": st.sampled_from(["/x", "/y"]),
+        "archive.url": st.sampled_from(["sqlite:////a.db", "postgresql://h/d"]),
+        "archive.password_file": st.sampled_from(["/a", "/b"]),
     }[option.key]
 
 
@@ -72,7 +74,7 @@ def test_the_last_source_that_gives_a_key_wins_and_is_remembered(given_by: dict[
             None: "default",
             "file": f"file x.toml:{key}",
             "environment": f"environment variable {option.variable}",
-            "flags": f"flag --{option.name.replace('_', '-')}",
+            "flags": f"flag {option.flag_name}",
         }[giver]
         assert config.origin(key) == origin
 

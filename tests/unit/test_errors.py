@@ -8,6 +8,7 @@ from reclaimd.streams.errors import ReclaimdError, Unusable
 EXAMPLES: list[tuple[ReclaimdError, int, str]] = [
     (errors.ConfigError("x = 1: say 2"), 2, "say 2"),
     (errors.InvalidDuration("15", "say 15s"), 2, "say 15s"),
+    (errors.InvalidSize("15", "say 15B"), 2, "say 15B"),
     (errors.InvalidSetting("worker.lease", "expected more"), 2, "worker.lease: expected more"),
     (errors.InvalidSchedule("digest", "cron", "say five fields"), 2, "schedule 'digest': cron: say five"),
     (errors.UnknownSchedule("digest"), 1, "no schedule 'digest'"),
