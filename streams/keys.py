@@ -20,11 +20,17 @@ STREAMS = (
 SUSPECT = 1
 GROUP = "workers"
 
+SENTINEL = "{archive}"
+"""Field or member by which the archive knows a hash or sorted set again; no name of anything else (docs/protocol.md)."""
+SENTINEL_GROUP = "archive"
+"""The consumer group that does the same in streams."""
+
 _SUFFIXES = {
     "bodies": "delayed:body",
     "queued": "fired:queued",
     "seen_even": "seen:0",
     "seen_odd": "seen:1",
+    "accepted": "rebuild:accepted",
 }
 
 
@@ -41,6 +47,11 @@ def schedule_events_key(namespace: str) -> str:
 def schedule_snapshots_key(namespace: str) -> str:
     """The stream of their snapshots, `{ns:schedules}:snapshots`."""
     return f"{{{namespace}:schedules}}:snapshots"
+
+
+def schedule_epoch_key(namespace: str) -> str:
+    """The hash that says which archive knows the schedules, and their mark, `{ns:schedules}:epoch`."""
+    return f"{{{namespace}:schedules}}:epoch"
 
 
 def schedule_problems_key(namespace: str) -> str:
