@@ -1,15 +1,10 @@
 """Every metric that reclaimd exports, as data: collector, instruments, docs/metrics.md and lint all read this table."""
 
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
 
-import msgspec
-
+from reclaimd.metrics import archive_catalogue as archive
+from reclaimd.metrics.metric import FAST, LATENESS, RECOVERY, TASK, Field, Metric, Where, own, spans
 from reclaimd.streams.keys import STREAMS
-
-Kind: TypeAlias = Literal["counter", "gauge", "histogram", "info"]
-Source: TypeAlias = Literal["redis", "events", "daemon"]
-Where: TypeAlias = Literal["counters", "view", "waiting", "pending"]
 
 FENCING_CAUSES = ("lease_expired", "takeover", "released", "left", "unknown")
 RECLAIM_CAUSES = ("lease_expired", "takeover", "released", "unknown")
@@ -37,7 +32,10 @@ LABELS = {
     "outcome": "the outcomes of docs/protocol.md",
     "reason": "of an enqueue `task_id` (seen lately), `unique` (its key is held by an open task); of an occurrence the "
     "reasons of docs/protocol.md, any other one counts as `other`",
-    "result": "of occurrences `fired`, `queued`; of snapshots `written`, `failed`, `overtaken`",
+    "result": "of occurrences `fired`, `queued`; of snapshots `written`, `failed`, `overtaken`; of rebuilds `done`, "
+    "`failed`",
+    "kind": "of a loss of data `empty`, `rolled_back`, `partial`, `foreign`, `archive_behind`",
+    "what": "of a rebuild `restored`, `kept`, `dropped`, `unrestorable`",
     "state": "`live`, `fenced`, `expired`, `gone`",
     "loop": "the daemon's loops",
     "script": "the scripts of docs/protocol.md",
@@ -46,45 +44,6 @@ LABELS = {
     "python": "one value per daemon",
     "layout": "one value per daemon",
 }
-
-FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-RECOVERY = (0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
-LATENESS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
-TASK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
-
-
-class Field(msgspec.Struct, frozen=True):
-    """A series of a metric that is read from a view: its labels after `queue`, and the field that holds it.
-
-    A field that ends in `*` means the sum of all counters with that prefix which no other series of the metric reads.
-    """
-
-    labels: tuple[str, ...]
-    name: str
-
-
-class Metric(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric. `name` is the full name with unit and `_total`; `unit` its base unit, empty for plain numbers.
-
-    `source`: `redis` is read from the partition's view at each scrape (`where` says in which part of it, `fields` which
-    of it, `scale` multiplies), `events` is fed from the event stream, `daemon` is measured by the daemon about itself.
-    """
-
-    name: str
-    kind: Kind
-    help: str
-    source: Source
-    labels: tuple[str, ...] = ()
-    unit: str = ""
-    buckets: tuple[float, ...] = ()
-    where: Where = "view"
-    fields: tuple[Field, ...] = ()
-    scale: float = 1.0
-
-    @property
-    def family(self) -> str:
-        """The name of the metric family: without `_total` or `_info`, as OpenMetrics wants it."""
-        return self.name.removesuffix("_total").removesuffix("_info")
 
 
 def _total(name: str, text: str, field: str) -> Metric:
@@ -142,22 +101,6 @@ def _by_stream(name: str, text: str, where: Where) -> Metric:
         where=where,
         fields=tuple(fields),
     )
-
-
-def _spans(name: str, text: str, source: Source, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Metric:
-    return Metric(
-        name=f"reclaimd_{name}_seconds",
-        kind="histogram",
-        help=text,
-        source=source,
-        labels=labels,
-        unit="seconds",
-        buckets=buckets,
-    )
-
-
-def _own(name: str, kind: Kind, text: str, labels: tuple[str, ...] = (), unit: str = "") -> Metric:
-    return Metric(name=f"reclaimd_{name}", kind=kind, help=text, source="daemon", labels=labels, unit=unit)
 
 
 TOTALS = (
@@ -258,21 +201,21 @@ STATES = (
     ),
 )
 
-RECLAIM_LATENCY = _spans(
+RECLAIM_LATENCY = spans(
     "reclaim_latency",
     "From the end of a worker's lease until its entry was back in a lane; 0 when the death was proven before.",
     "events",
     ("queue", "cause"),
     RECOVERY,
 )
-TASK_WAIT = _spans("task_wait", "From the moment a task could run until it started.", "events", ("queue",), TASK)
-TASK_RUN = _spans(
+TASK_WAIT = spans("task_wait", "From the moment a task could run until it started.", "events", ("queue",), TASK)
+TASK_RUN = spans(
     "task_run", "Run time of handlers that gave a verdict, by outcome.", "events", ("queue", "outcome"), TASK
 )
-PROMOTION_LATENESS = _spans(
+PROMOTION_LATENESS = spans(
     "promotion_lateness", "From a delayed task's due time until it entered its lane.", "events", ("queue",), RECOVERY
 )
-SCHEDULE_LATENESS = _spans(
+SCHEDULE_LATENESS = spans(
     "schedule_lateness",
     "From the moment an occurrence was due until its task entered its lane or was queued behind its predecessor.",
     "events",
@@ -288,65 +231,63 @@ EVENTS_UNREADABLE = Metric(
 )
 FROM_EVENTS = (RECLAIM_LATENCY, TASK_WAIT, TASK_RUN, PROMOTION_LATENESS, SCHEDULE_LATENESS, EVENTS_UNREADABLE)
 
-EVENTS_READ_LAG = _own(
+EVENTS_READ_LAG = own(
     "events_read_lag_seconds",
     "gauge",
     "Age of the oldest event that this daemon has not read yet, 0 when it has read all.",
     ("queue",),
     "seconds",
 )
-EVENTS_GAPS = _own(
+EVENTS_GAPS = own(
     "events_gaps_total",
     "counter",
     "Times that events were trimmed away before this daemon had read them or told them in its log.",
     ("queue",),
 )
-RECOVERED_AT_START = _own(
+RECOVERED_AT_START = own(
     "recovered_at_start_entries", "gauge", "Entries that this daemon moved back when it started.", ("queue",)
 )
-REDIS_ROUND_TRIP = _spans(
+REDIS_ROUND_TRIP = spans(
     "redis_round_trip", "Time from sending a script to its answer, as the daemon sees it.", "daemon", ("script",), FAST
 )
-LOOP_LAG = _spans("event_loop_lag", "How late the daemon's event loop ran a timer.", "daemon", (), FAST)
-LOOP_STEPS = _own("loop_steps_total", "counter", "Steps of the daemon's loops that succeeded.", ("loop",))
-LOOP_ERRORS = _own("loop_errors_total", "counter", "Steps of the daemon's loops that failed.", ("loop",))
-SCHEDULES = _own(
+LOOP_LAG = spans("event_loop_lag", "How late the daemon's event loop ran a timer.", "daemon", (), FAST)
+LOOP_STEPS = own("loop_steps_total", "counter", "Steps of the daemon's loops that succeeded.", ("loop",))
+LOOP_ERRORS = own("loop_errors_total", "counter", "Steps of the daemon's loops that failed.", ("loop",))
+SCHEDULES = own(
     "schedules",
     "gauge",
     "Schedules by state: enabled, paused, suspended (an event that this version cannot read).",
     ("state",),
 )
-SCHEDULE_PROBLEMS = _own(
+SCHEDULE_PROBLEMS = own(
     "schedule_problems", "gauge", "Definitions of schedules that cannot be used, and events of them nobody can read."
 )
-SCHEDULES_LOST = _own(
+SCHEDULES_LOST = own(
     "schedules_lost", "gauge", "Schedules that this daemon knew when Redis held none any more; 0 while it holds some."
 )
-SCHEDULES_REJECTED = _own("schedules_rejected_total", "counter", "Definitions that this daemon read and could not use.")
-SCHEDULES_READ_LAG = _own(
+SCHEDULES_REJECTED = own("schedules_rejected_total", "counter", "Definitions that this daemon read and could not use.")
+SCHEDULES_READ_LAG = own(
     "schedules_read_lag_seconds",
     "gauge",
     "Age of the last change of schedules read, while there are more to read; 0 when all are.",
     unit="seconds",
 )
-SNAPSHOT_AGE = _own(
+SNAPSHOT_AGE = own(
     "snapshot_age_seconds", "gauge", "Age of the newest snapshot of schedules, 0 when there is none.", unit="seconds"
 )
-SNAPSHOTS = _own(
+SNAPSHOTS = own(
     "snapshots_total",
     "counter",
     "Snapshots of schedules that this daemon tried to write: written, failed, overtaken (trimmed by newer ones).",
     ("result",),
 )
 _SOURCE = ("source",)
-SOURCE_POLLS = _own("source_polls_total", "counter", "Times that a source was read.", ("source", "result"))
-SOURCE_SCHEDULES = _own("source_schedules", "gauge", "Schedules that a source holds and that can be used.", _SOURCE)
-SOURCE_PROBLEMS = _own("source_problems", "gauge", "What is wrong with a source and its rows at present.", _SOURCE)
-SOURCE_DRIFT = _own(
-    "source_drift", "gauge", "Schedules that differed from their source when it was last read.", _SOURCE
-)
-SOURCE_UNMET = _own("source_unmet", "gauge", "1 when a source had enabled schedules and Redis none at all.", _SOURCE)
-BUILD_INFO = _own("build_info", "info", "1, labelled with what runs.", ("version", "python", "layout"))
+SOURCE_POLLS = own("source_polls_total", "counter", "Times that a source was read.", ("source", "result"))
+SOURCE_SCHEDULES = own("source_schedules", "gauge", "Schedules that a source holds and that can be used.", _SOURCE)
+SOURCE_PROBLEMS = own("source_problems", "gauge", "What is wrong with a source and its rows at present.", _SOURCE)
+SOURCE_DRIFT = own("source_drift", "gauge", "Schedules that differed from their source when it was last read.", _SOURCE)
+SOURCE_UNMET = own("source_unmet", "gauge", "1 when a source had enabled schedules and Redis none at all.", _SOURCE)
+BUILD_INFO = own("build_info", "info", "1, labelled with what runs.", ("version", "python", "layout"))
 OWN = (
     EVENTS_READ_LAG,
     EVENTS_GAPS,
@@ -370,4 +311,4 @@ OWN = (
     BUILD_INFO,
 )
 
-CATALOGUE: tuple[Metric, ...] = (*TOTALS, *STATES, *FROM_EVENTS, *OWN)
+CATALOGUE: tuple[Metric, ...] = (*TOTALS, *STATES, *FROM_EVENTS, *OWN, *archive.ARCHIVE)

@@ -6,7 +6,8 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from reclaimd.metrics.catalogue import STATES, TOTALS, Metric
+from reclaimd.metrics.catalogue import STATES, TOTALS
+from reclaimd.metrics.metric import Metric
 
 
 class View(Protocol):

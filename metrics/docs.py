@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Iterable
 
-from reclaimd.metrics.catalogue import FROM_EVENTS, LABELS, OWN, STATES, TOTALS, Metric
+from reclaimd.metrics.archive_catalogue import ARCHIVE
+from reclaimd.metrics.catalogue import FROM_EVENTS, LABELS, OWN, STATES, TOTALS
+from reclaimd.metrics.metric import Metric
 
 COMMAND = "python -m reclaimd.metrics.docs > docs/metrics.md"
 
@@ -18,8 +20,8 @@ and told in the event stream. Beside them stand `process_*`, `python_info` and `
 
 *Totals* and *states* are facts about Redis: every daemon that watches a queue shows the same numbers. With several
 daemons take `max by (queue)` of them, never `sum`. *From events* each daemon observes for itself what happened while it
-ran; a ratio or a quantile of one daemon is right as it is. A total starts at 0 again when Redis lost its data (a new
-epoch): a counter reset like any other.
+ran, and with an archive only one of them does; a ratio or a quantile of one daemon is right as it is. A total starts at
+0 again when Redis lost its data (a new epoch): a counter reset like any other.
 """
 
 
@@ -37,8 +39,20 @@ def render_docs() -> str:
             "From the latest view of each queue, at most as old as `reclaimd_view_timestamp_seconds` says.",
             STATES,
         ),
-        _section("From events", "Fed from the `:events` of each queue.", FROM_EVENTS),
+        _section(
+            "From events",
+            "Fed from the `:events` of each queue. With an archive only by the daemon that archives the queue, so that "
+            "several may be summed up.",
+            FROM_EVENTS,
+        ),
         _section("The daemon itself", "Measured by the daemon that is scraped.", OWN),
+        _section(
+            "The archive",
+            "Of a queue only by the daemon that archives it. The recovery point is `reclaimd_archive_lag_seconds`; "
+            "alert on it, on `reclaimd_loss_unresolved`, and on `reclaimd_events_kept` when it comes near "
+            "`reclaimd_archive_events_limit`.",
+            ARCHIVE,
+        ),
         _labels(),
     ]
     return "\n".join(parts)

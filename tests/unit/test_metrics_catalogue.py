@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.samples import Sample
 
-from reclaimd.metrics.catalogue import CATALOGUE, LABELS, STATES, TOTALS, Metric
+from reclaimd.metrics.catalogue import CATALOGUE, LABELS, STATES, TOTALS
 from reclaimd.metrics.collector import ViewCollector, series
 from reclaimd.metrics.docs import COMMAND, render_docs
 from reclaimd.metrics.instruments import new_registry
+from reclaimd.metrics.metric import Metric
 from reclaimd.streams.keys import STREAMS
 from support.views import EMPTY, make_view
 
