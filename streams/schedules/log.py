@@ -19,9 +19,10 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import redis
 
 from reclaimd.streams.ids import EntryID
-from reclaimd.streams.keys import schedule_events_key, schedule_snapshots_key
-from reclaimd.streams.redis_log import AsyncClient
+from reclaimd.streams.keys import schedule_epoch_key, schedule_events_key, schedule_snapshots_key
+from reclaimd.streams.redis_log import AsyncClient, send
 from reclaimd.streams.schedules import snapshot
+from reclaimd.streams.schedules.archive_scripts import SnapshotEnd, event_of, schedules_commit
 from reclaimd.streams.schedules.events import Event, encode
 from reclaimd.streams.schedules.fold import START, Applied, Schedules, apply, revive
 from reclaimd.streams.schedules.snapshot import Commit, Damaged, Whole, read_commit
@@ -31,6 +32,8 @@ PAGE: Final = 500
 CHUNKS: Final = 4
 """Entries of a snapshot read or written at once, of up to a megabyte each."""
 KEPT: Final = 3
+WAITING: Final = 200_000
+"""Events that may wait for the archive at most; beyond that they are trimmed, and the archive reads all again."""
 _ATTEMPTS: Final = 5
 
 _Entry: TypeAlias = tuple[str, Mapping[bytes, bytes]]
@@ -68,6 +71,14 @@ class Written(NamedTuple):
     payload: int
 
 
+class Unfinished(NamedTuple):
+    """A snapshot without its commit. `end`: what that has to say; `covers`: its last event; `payload`: bytes."""
+
+    end: SnapshotEnd
+    covers: str
+    payload: int
+
+
 class Trimmed(NamedTuple):
     """Entries deleted."""
 
@@ -80,6 +91,8 @@ class ScheduleLog:
 
     def __init__(self, client: AsyncClient, namespace: str) -> None:
         self._client = client
+        self._namespace = namespace
+        self._epoch = schedule_epoch_key(namespace)
         self._events = schedule_events_key(namespace)
         self._snapshots = schedule_snapshots_key(namespace)
 
@@ -125,7 +138,7 @@ class ScheduleLog:
         entries = await self._next(loaded)
         if entries is None:
             return None
-        applied = [apply(loaded.state, entry_id, _event_of(fields)) for entry_id, fields in entries]
+        applied = [apply(loaded.state, entry_id, event_of(fields)) for entry_id, fields in entries]
         loaded.folded += len(applied)
         loaded.anchored = loaded.anchored or bool(applied)
         return applied
@@ -175,26 +188,47 @@ class ScheduleLog:
             start = f"({entries[-1][0]}"
         return Damaged(commit.of, "its entries are gone")
 
-    async def write_snapshot(self, state: Schedules) -> Written | None:
+    async def write_snapshot(self, state: Schedules, *, restored: str = "") -> Written | None:
         """Write the state as it is now, whatever becomes of it meanwhile; None when it was overtaken.
 
-        Overtaken: others have written so many meanwhile that the beginning of this one is trimmed already.
+        Overtaken: others have written so many meanwhile that the beginning of this one is trimmed already, or the log
+        was restored from the archive since the state was loaded. `restored`: the restoration it stands on.
         """
-        frozen = state.copy()
+        end, covers, payload = await self.begin_snapshot(state.copy())
+        status = await send(self._client, schedules_commit(self._namespace, restored, end, covers))
+        return Written(end.of, covers, end.rows, end.chunks, payload) if status == "ok" else None
+
+    async def begin_snapshot(self, frozen: Schedules) -> Unfinished:
+        """Write all of a snapshot but its commit, without which nobody reads it. The state must not change."""
         [of] = await self._add(self._snapshots, [snapshot.header(frozen)])
+        payload = 0
         parts = snapshot.rest(frozen, of)
-        chunks = payload = 0
-        while batch := list(islice(parts, CHUNKS)):
+        while True:
+            batch = list(islice(parts, CHUNKS))
             commits = batch[-1]["kind"] == "commit"
             sent = batch[:-1] if commits else batch
             await self._add(self._snapshots, sent)
-            chunks += len(sent)
             payload += sum(len(fields["rows"]) for fields in sent)
             if commits:
-                if not await self._range(self._snapshots, of, of, 1):
-                    return None
-                await self._add(self._snapshots, batch[-1:])
-        return Written(of, str(frozen.position), len(frozen.rows), chunks, payload)
+                end = batch[-1]
+                found = SnapshotEnd(of, int(end["chunks"]), int(end["rows"]), str(end["checksum"]))
+                return Unfinished(found, str(frozen.position), payload)
+
+    async def restored(self) -> tuple[str, str]:
+        """The last restoration from the archive (empty: none), and the state: `ok`, also when no archive follows."""
+        found: Any = await self._client.hmget(self._epoch, ["restored", "state"])
+        return (found[0] or b"").decode(), (found[1] or b"ok").decode()
+
+    async def archived(self) -> EntryID | None:
+        """Up to where an archive has read the log, None when there is none or too much waits for it."""
+        found: Any = await self._client.hmget(self._epoch, ["archive_id", "position"])
+        if not found[0]:
+            return None
+        if await self._client.xlen(self._events) > WAITING:
+            # The archive learns by it that it has missed some.
+            await self._client.hset(self._epoch, "gap", "1")
+            return None
+        return EntryID.parse(found[1] or b"0-0")
 
     async def trim(self, *, keep: int = KEPT, limit: EntryID | None = None) -> Trimmed:
         """Delete snapshots before the newest `keep`, and events that all of those cover; nothing while there are fewer.
@@ -246,12 +280,6 @@ class ScheduleLog:
 
 def _entries(reply: Any) -> list[_Entry]:
     return [(entry_id.decode(), fields) for entry_id, fields in reply or ()]
-
-
-def _event_of(fields: Mapping[bytes, bytes]) -> bytes:
-    """The event's bytes; of an entry that is none of ours, all of it."""
-    event = fields.get(b"e")
-    return b"\n".join(b"%s\n%s" % pair for pair in fields.items()) if event is None else event
 
 
 def _before(entry_id: str, fields: Mapping[bytes, bytes]) -> str:

@@ -1,0 +1,62 @@
+-- schedules_tail: what the archive must know of the log of schedules, and what came after its position; marks that it was read.
+-- KEYS: epoch events snapshots
+-- USES: ids schedules
+-- ARGV: now, archive ID, the committed mark, the next one (empty: mark nothing), the committed position, most events, about how many bytes
+-- Reply: ok or no, state (or absent), archive_id, mark, mark_before, rebuild, missing keys by name, keys that exist by name, gap,
+--        and if ok: now, events each [id, e or all fields], whether there are more, first ID of the log, header and covers of the newest snapshot
+-- Cost: O(events read)
+local missing, present = {}, {}
+for name, key in pairs({ events = K.events, snapshots = K.snapshots }) do
+  if not has_sentinel(key) then
+    missing[#missing + 1] = name
+  end
+  if redis.call('EXISTS', key) == 1 then
+    present[#present + 1] = name
+  end
+end
+local facts = { state, epoch.archive_id, epoch.mark, epoch.mark_before, epoch.rebuild, missing, present, epoch.gap }
+local agreed = ARGV[3] ~= '' and (epoch.mark == ARGV[3] or epoch.mark_before == ARGV[3])
+if state ~= 'ok' or epoch.archive_id ~= ARGV[2] or not agreed or #missing > 0 or epoch.gap ~= '' then
+  return { 'no', facts }
+end
+
+local position, most, bytes = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local read, from, more = {}, '(' .. position, false
+while true do
+  local page = redis.call('XRANGE', K.events, from, '+', 'COUNT', math.min(100, most - #read + 1))
+  for i, entry in ipairs(page) do
+    if #read >= most or bytes <= 0 then
+      more = true
+      break
+    end
+    for _, field in ipairs(entry[2]) do
+      bytes = bytes - #field
+    end
+    read[#read + 1] = entry
+    from = '(' .. entry[1]
+  end
+  if more or #page == 0 then
+    break
+  end
+end
+
+if #read > 0 and ARGV[4] ~= '' then
+  allow_full()
+  redis.call('HSET', K.epoch, 'mark', ARGV[4], 'mark_before', ARGV[3], 'position', position)
+elseif epoch.position ~= position then
+  allow_full()
+  redis.call('HSET', K.epoch, 'position', position)
+end
+local first = redis.call('XRANGE', K.events, '-', '+', 'COUNT', 1)[1]
+local newest = { '', '' }
+local last = redis.call('XREVRANGE', K.snapshots, '+', '-', 'COUNT', 1)[1]
+if last then
+  local fields = {}
+  for i = 1, #last[2], 2 do
+    fields[last[2][i]] = last[2][i + 1]
+  end
+  if fields.kind == 'commit' then
+    newest = { fields.of or '', fields.covers or '' }
+  end
+end
+return { 'ok', facts, now, read, more and 1 or 0, first and first[1] or '', newest[1], newest[2] }
