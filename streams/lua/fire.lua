@@ -1,7 +1,7 @@
 -- fire: occurrences of schedules become tasks, or are skipped, each at most once and in the order of their instants.
 -- KEYS: epoch clock counters events bell fired queued bodies seen_even seen_odd streams
 -- USES: clock seen ids envelope occurrence
--- ARGV: now, id of the epoch if there is none (empty: refuse then), server ms of the view that the plan stands on (empty: all rows are runs),
+-- ARGV: now, id of the epoch if there is none (empty: refuse then; = and an archive_id: refuse what that archive does not have), server ms of the view that the plan stands on (empty: all rows are runs),
 --       then 11 for each row:
 --       fire, schedule, generation, after, nominal, due, allow | skip | queue_one | wait, limit (0 none), lane, max_deliveries, body
 --       skip, schedule, generation, after, up to and with, how many (-1 unknown), reason, '', '', '', ''
@@ -45,8 +45,16 @@ for i = 4, #ARGV, WIDTH do
     return redis.error_reply('RECLAIMD_SCHEDULE bad value in row ' .. (i - 4) / WIDTH + 1)
   end
 end
-if state ~= 'ok' and (state ~= 'absent' or ARGV[2] == '') then
+local archive_id = string.match(ARGV[2], '^=(.*)$')
+if state ~= 'ok' and (state ~= 'absent' or ARGV[2] == '' or archive_id) then
   return { 'state', state }
+end
+if archive_id and archive_id ~= archived_by then
+  return { 'state', archived_by == '' and 'unarchived' or 'foreign' }
+end
+-- Rows that are gone were fired: until the archive has them back, nothing may fire on what is left.
+if archived_by ~= '' and redis.call('HEXISTS', K.fired, SENTINEL) == 0 then
+  return { 'state', 'lost' }
 end
 -- One that was stopped for long knows nothing of what was removed meanwhile, whichever way the clock went since.
 if seen_at and math.abs(now - seen_at) > OLDEST_VIEW_MS then

@@ -19,7 +19,8 @@ local function write_row(schedule, row)
 end
 
 -- Rows of one event of each kind a call, as JSON text: nothing in them needs escaping. Instants are text or whole numbers.
-local told = { OccurrenceFired = {}, OccurrenceQueued = {}, OccurrenceSkipped = {} }
+local told = { OccurrenceFired = {}, OccurrenceQueued = {}, OccurrenceSkipped = {}, OccurrenceRetired = {}, OccurrenceClosed = {} }
+local COLUMN = { OccurrenceSkipped = 'occurrences', OccurrenceRetired = 'schedules', OccurrenceClosed = 'schedules' }
 
 local function tell(kind, schedule, generation, rest)
   local rows = told[kind]
@@ -44,7 +45,7 @@ endings[#endings + 1] = function()
   count('occurrences:queued', #told.OccurrenceQueued)
   for kind, rows in pairs(told) do
     if #rows > 0 then
-      event_of_rows(kind, {}, rows, kind == 'OccurrenceSkipped' and 'occurrences')
+      event_of_rows(kind, {}, rows, COLUMN[kind])
       told[kind] = {}
     end
   end
@@ -78,8 +79,11 @@ local function close(schedule, task)
     local generation, nominal = occurrence_of(e.task)
     tell_fired(schedule, generation, nominal, e.task, id, now - nominal, 1)
     ring()
-  elseif kept then
-    bury_unreadable('queued', schedule, kept)
+  else
+    if kept then
+      bury_unreadable('queued', schedule, kept)
+    end
+    tell('OccurrenceClosed', schedule, row.generation, cjson.encode(task))
   end
   write_row(schedule, row)
   if kept then
