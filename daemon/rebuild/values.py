@@ -124,7 +124,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What the tail script finds before it reads anything.
 
     `exists`: whether `:epoch` does, `any_key`: whether any key of the partition does. `missing`: keys (after the tag)
-    whose sentinel is gone. `rebuild`: id of the running or last rebuild. Text is empty when absent.
+    whose sentinel is gone. `rebuild`: id of the running or last rebuild, `cursor`: how far it has come. Text is empty
+    when absent.
     """
 
     exists: bool
@@ -135,6 +136,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     mark: str = ""
     mark_before: str = ""
     rebuild: str = ""
+    cursor: str = ""
     missing: tuple[str, ...] = ()
 
 
@@ -142,8 +144,8 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
     """What lies behind the archive's positions, read at one instant.
 
     `entries`: by stream (the seven and `dead`), only when `drained`: no event is left unread. `more`: entries are.
-    `dead_first`: ID of the first entry of `:dead`, empty when there is none; None when not drained. `counters` and
-    `paused` likewise.
+    `dead_first`: ID of the first entry of `:dead`, empty when there is none, so that the archive forgets the letters that
+    retention has trimmed; None: not looked at. `counters`, `paused`: None when not drained.
     """
 
     events: tuple[EventEntry, ...] = ()
@@ -173,27 +175,34 @@ class Bodies(msgspec.Struct, frozen=True):
 
 
 class Carried(msgspec.Struct, frozen=True, gc=False):
-    """The row (`task_id`, `letter`) becomes the dead letter `to`, with the envelope that it has.
+    """The row (`task_id`, `letter`) moves to `place` as `entry_id`, with the envelope that it has, and is named
+    (`task_id`, `to`) from then on.
 
-    When (`task_id`, `to`) exists already, that one stays and the first only goes; when the first is absent, nothing.
+    When that one exists already it stays and the first only goes; when the first is absent, nothing. No row is source
+    or result of two of them.
     """
 
     task_id: str
     letter: str
-    to: str
+    place: str
+    entry_id: str
+
+    @property
+    def to(self) -> str:
+        """Its letter then: empty unless it is a dead one."""
+        return self.entry_id if self.place == DEAD else ""
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tail does to the archive, in this order: `gone`, `carried`, `deletes`, `upserts`, `dead_from`, `fired`.
+    """What a tail does to the archive, in this order: `carried`, `gone`, `deletes`, `upserts`, `dead_from`, `fired`.
 
-    A row is named at most once in `carried` (as source or result), `deletes` and `upserts`. `gone`: (rank, sort) of
-    entries that vanished. `deletes`: (task_id, letter). `dead_from`: rows of place `dead` with a smaller `sort` go;
-    empty for none. `fired`: whole rows to write. `counters`, `paused`: None for as before.
+    `gone`: (rank, sort) of entries that vanished. `deletes`: (task_id, letter). `dead_from`: rows of place `dead` with
+    a smaller `sort` go; empty for none. `fired`: whole rows to write. `counters`, `paused`: None for as before.
     """
 
     events: tuple[EventEntry, ...] = ()
-    gone: tuple[tuple[int, str], ...] = ()
     carried: tuple[Carried, ...] = ()
+    gone: tuple[tuple[int, str], ...] = ()
     deletes: tuple[tuple[str, str], ...] = ()
     upserts: tuple[TaskRow, ...] = ()
     dead_from: str = ""
@@ -234,7 +243,8 @@ class Cursor(msgspec.Struct, frozen=True, order=True):
 
 class Present(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A task that Redis has when a rebuild begins. `birth_ms`: of its first entry (the first row of its history), else
-    of this one; of what never was an entry, when it was enqueued. `entry_id`: empty when delayed or queued.
+    of this one; of what never was an entry, when it was enqueued; of a dead letter, its `dead_at`. `entry_id`: empty
+    when delayed or queued.
     """
 
     task_id: str
@@ -257,12 +267,15 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
     at_ms: int
 
 
-class Decision(msgspec.Struct, frozen=True, gc=False):
-    """About one present task. `drop`: why it is removed from Redis, or empty. `restore`: the archived row goes to
-    Redis. Kept and not restored is what is neither.
+class Decision(msgspec.Struct, frozen=True):
+    """About one present task. `drop`: why it is removed from Redis, empty when it is kept.
+
+    `covers`: letters of the archived rows of this task ID (empty: the open one) that this one stands for in Redis, so
+    that they are not restored. Every archived row that no kept task covers is. `restore`: there is one instead of this.
     """
 
     drop: DropWhy | Literal[""] = ""
+    covers: tuple[str, ...] = ()
     restore: bool = False
 
 
