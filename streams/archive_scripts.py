@@ -148,7 +148,7 @@ def tail(
 
     `entries`, `size`: about where to stop, the latter in bytes; at least one entry is read.
     """
-    args = (*expected, entries, size, positions.events, positions.dead, *positions.streams)
+    args: list[Arg] = [*expected, entries, size, positions.events, positions.dead, *positions.streams]
     return _call("tail", partition, now, args, _parse_tail)
 
 
@@ -173,7 +173,7 @@ def _parse_tail(reply: list[Any]) -> Tail:
 
 def _facts(reply: list[Any]) -> Facts:
     epoch, keys, *texts, missing = reply
-    return Facts(bool(epoch), bool(keys), *(text.decode() for text in texts), tuple(name.decode() for name in missing))
+    return Facts._make((bool(epoch), bool(keys), *(t.decode() for t in texts), tuple(m.decode() for m in missing)))
 
 
 def _raw_events(entry: list[Any]) -> RawEvents:

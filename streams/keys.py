@@ -21,7 +21,7 @@ SUSPECT = 1
 GROUP = "workers"
 
 SENTINEL = "{archive}"
-"""Field or member by which the archive knows a hash or sorted set again; no name of anything else (docs/protocol.md)."""
+"""Field or member by which the archive knows a hash or sorted set again; the name of nothing else."""
 SENTINEL_GROUP = "archive"
 """The consumer group that does the same in streams."""
 

@@ -1,5 +1,5 @@
 -- enqueue: add tasks to their lanes, or to the delayed ones; one result each.
--- KEYS: epoch clock counters events bell unique delayed bodies seen_even seen_odd streams
+-- KEYS: epoch clock counters events bell unique delayed bodies seen_even seen_odd accepted streams
 -- USES: clock seen
 -- ARGV: now, id of the epoch if there is none, then for each task: task_id, lane, max_deliveries, unique, schedule, delay ms, body
 -- Reply: for each task [status, task_id, entry_id]; status ok | duplicate | exists (then task_id is the holder's)
@@ -13,6 +13,9 @@ for i = 3, #ARGV, 7 do
     or not string.find(ARGV[i + 2], '^[1-9]%d?%d?%d?$') then
     return redis.error_reply('RECLAIMD_TASK bad task_id, lane or max_deliveries in task ' .. (i + 4) / 7)
   end
+  if ARGV[i + 3] == SENTINEL then
+    return redis.error_reply('RECLAIMD_TASK the unique key ' .. SENTINEL .. ' is not for tasks, in task ' .. (i + 4) / 7)
+  end
 end
 
 if state == 'absent' then
@@ -21,9 +24,12 @@ end
 tick()
 local seen_now, seen_before = seen_sets()
 
+-- While tasks are restored, whatever is accepted is not restored, and whatever was is a duplicate.
+local rebuilding = state == 'rebuilding'
+
 local function enqueue(task, lane, max, unique, schedule, delay, body)
   if redis.call('SISMEMBER', seen_before, task) == 1 or redis.call('SISMEMBER', seen_now, task) == 1
-    or redis.call('HEXISTS', K.bodies, task) == 1 then
+    or redis.call('HEXISTS', K.bodies, task) == 1 or (rebuilding and redis.call('SISMEMBER', K.accepted, task) == 1) then
     return { 'duplicate', task, '' }
   end
   local holder = unique ~= '' and redis.call('HGET', K.unique, unique)
@@ -47,6 +53,9 @@ local function enqueue(task, lane, max, unique, schedule, delay, body)
     id = redis.call('XADD', K.streams[LANE_INDEX[lane]], '*', unpack(fields))
   end
   redis.call('SADD', seen_now, task)
+  if rebuilding then
+    redis.call('SADD', K.accepted, task)
+  end
   if unique ~= '' then
     redis.call('HSET', K.unique, unique, task)
   end

@@ -4,9 +4,13 @@
 -- ARGV: now, id of the epoch if there is none, worker, nonce, lease ms, evidence JSON,
 --       nonces of incarnations of this ID that are proven dead, between spaces (or empty), limit, 1 if the last life was fenced by surprise
 -- Reply: ok token lease_now | live holder_evidence ms_left | more (call again) | fenced (this nonce was fenced: take another)
+--        state <state> (nobody begins now)
 -- Cost: O(entries moved), at most limit
 local worker, nonce, term, evidence, proven_dead = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local shown_evidence = cjson.decode(evidence)
+if frozen then
+  return { 'state', state }
+end
 allow_at_maxmemory()
 if state == 'absent' then
   begin_epoch(ARGV[2])

@@ -2,7 +2,7 @@
 -- KEYS: epoch clock counters events bell unique dead workers leases turns fired queued streams
 -- USES: clock worker ids envelope occurrence move drain pass
 -- ARGV: now, worker, token, limit
--- Reply: ok moved | more moved | fenced
+-- Reply: ok moved | more moved | fenced | state 0 (fenced, and nothing is moved in that state of the partition)
 -- Cost: O(entries moved), at most limit
 allow_at_maxmemory()
 tick()
@@ -21,4 +21,4 @@ if row.state == 'live' then
 end
 local moved, more = run_pass_for(worker, tonumber(ARGV[4]))
 write_events()
-return { more and 'more' or 'ok', moved }
+return { frozen and 'state' or more and 'more' or 'ok', moved }

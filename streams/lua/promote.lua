@@ -2,10 +2,13 @@
 -- KEYS: epoch clock counters events bell unique dead delayed bodies fired queued streams
 -- USES: ids envelope occurrence move
 -- ARGV: now, limit
--- Reply: promoted, next due (wall ms, or 0), 1 if it stopped at the limit or at about 256 KiB
+-- Reply: promoted, next due (wall ms, or 0), 1 if it stopped at the limit or at about 256 KiB, state: neither ok nor absent forbids it
 -- Cost: O(promoted · log delayed)
 local BYTES_A_CALL = 262144
 
+if frozen then
+  return { 0, '0', 0, state }
+end
 allow_at_maxmemory()
 local rows, bytes, taken = {}, 0, 0
 local due = redis.call('ZRANGEBYSCORE', K.delayed, '-inf', now_text, 'WITHSCORES', 'LIMIT', 0, ARGV[2])
@@ -39,5 +42,5 @@ if #rows > 0 then
   ring()
 end
 write_events()
-local following = redis.call('ZRANGE', K.delayed, 0, 0, 'WITHSCORES')
-return { #rows, following[2] or '0', (taken < #due / 2 or taken >= tonumber(ARGV[2])) and 1 or 0 }
+local following = redis.call('ZRANGEBYSCORE', K.delayed, '-inf', '(+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+return { #rows, following[2] or '0', (taken < #due / 2 or taken >= tonumber(ARGV[2])) and 1 or 0, state }

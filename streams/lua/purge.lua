@@ -2,7 +2,11 @@
 -- KEYS: epoch clock counters events bell dead
 -- ARGV: now, entry IDs in :dead
 -- Reply: how many were there
+-- Error RECLAIMD_STATE, and nothing done, while the partition's data are being mended.
 -- Cost: O(IDs)
+if frozen then
+  return refusal_of_state()
+end
 allow_at_maxmemory()
 local rows = {}
 for i = 2, #ARGV do

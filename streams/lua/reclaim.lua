@@ -2,7 +2,7 @@
 -- KEYS: epoch clock counters events bell unique dead workers leases turns fired queued streams
 -- USES: clock worker ids envelope occurrence move drain pass unknown
 -- ARGV: now, limit, 1 to look for consumers without a worker row too
--- Reply: moved, more (0 | 1), workers of the pass
+-- Reply: moved, more (0 | 1), workers of the pass, state: neither ok nor absent forbids it
 -- Cost: O(entries moved + workers dead); XINFO CONSUMERS of seven groups when it looks for unknown ones
 local FENCE_A_CALL = 100
 
@@ -22,6 +22,9 @@ local function fence_expired()
   return #expired == FENCE_A_CALL
 end
 
+if frozen then
+  return { 0, 0, 0, state }
+end
 allow_at_maxmemory()
 tick()
 local more = fence_expired()
@@ -34,4 +37,4 @@ if not more then
   more = redis.call('ZCOUNT', K.leases, -1, 0) > 0
 end
 write_events()
-return { moved, more and 1 or 0, workers }
+return { moved, more and 1 or 0, workers, state }

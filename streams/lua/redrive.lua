@@ -3,6 +3,7 @@
 -- USES: ids envelope occurrence move
 -- ARGV: now, entry IDs in :dead
 -- Reply: for each ID [status, task_id, detail]; status ok (detail: new entry ID) | missing | foreign | exists (detail: holder of the unique key)
+-- Error RECLAIMD_STATE, and nothing done, while the partition's data are being mended.
 -- Cost: O(IDs)
 -- A full Redis refuses it whole: the first write is an XADD.
 local function redrive(id, rows)
@@ -35,6 +36,9 @@ local function redrive(id, rows)
   return { 'ok', e.task, new_id }
 end
 
+if frozen then
+  return refusal_of_state()
+end
 local results, rows = {}, {}
 for i = 2, #ARGV do
   results[#results + 1] = redrive(ARGV[i], rows)

@@ -2,7 +2,8 @@
 -- KEYS: epoch clock counters events bell unique dead workers leases turns fired queued streams
 -- USES: clock worker ids envelope occurrence move drain pass
 -- ARGV: now, worker, nonce, limit, cause: released, or left when it died because it was told to stop
--- Reply: ok moved | more moved | gone (another incarnation holds the ID, or nobody)
+-- Reply: ok moved | more moved | gone (another incarnation holds the ID, or nobody) | state 0 (fenced, and nothing is moved in
+--        that state of the partition)
 -- Cost: O(entries moved), at most limit
 allow_at_maxmemory()
 tick()
@@ -17,4 +18,4 @@ if row.state == 'live' then
 end
 local moved, more = run_pass_for(worker, tonumber(ARGV[4]))
 write_events()
-return { more and 'more' or 'ok', moved }
+return { frozen and 'state' or more and 'more' or 'ok', moved }

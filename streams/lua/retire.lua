@@ -43,6 +43,7 @@ for i = 2, #ARGV, 2 do
   if id_before(row.generation, generation) then
     row.generation = generation
     write_row(schedule, row)
+    tell('OccurrenceRetired', schedule, generation, row.last .. ',' .. row.count .. ',' .. cjson.encode(row.open))
     drop_queued(schedule)
   end
 end

@@ -51,14 +51,16 @@ v.live = redis.call('ZCOUNT', K.leases, '(' .. string.format('%.0f', v.lease_now
 v.fenced = redis.call('ZCOUNT', K.leases, -1, 0)
 v.expired = redis.call('ZCARD', K.leases) - v.live - v.fenced
 v.gone = redis.call('HLEN', K.workers) - redis.call('ZCARD', K.leases)
-local next_due = redis.call('ZRANGE', K.delayed, 0, 0, 'WITHSCORES')
-v.delayed, v.next_due = redis.call('ZCARD', K.delayed), tonumber(next_due[2])
+local next_due = redis.call('ZRANGEBYSCORE', K.delayed, '-inf', '(+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+v.delayed, v.next_due = redis.call('ZCOUNT', K.delayed, '-inf', '(+inf'), tonumber(next_due[2])
 v.overdue = redis.call('ZCOUNT', K.delayed, '-inf', now_text)
 v.dead, v.events = redis.call('XLEN', K.dead), redis.call('XLEN', K.events)
 v.bell = redis.call('LLEN', K.bell) > 0
 v.paused = redis.call('HGET', K.control, 'paused') == '1'
 local counters = redis.call('HGETALL', K.counters)
 for i = 1, #counters, 2 do
-  v.counters[counters[i]] = tonumber(counters[i + 1])
+  if counters[i] ~= SENTINEL then
+    v.counters[counters[i]] = tonumber(counters[i + 1])
+  end
 end
 return cjson.encode(v)

@@ -1,8 +1,10 @@
 -- Layout check, the script's instant, events and counters. First in every script.
 local LAYOUT = '1'
 local GROUP = 'workers'
--- The daemon trims long before; this holds when none runs.
+-- The daemon trims long before; this holds when none runs, and when none archives. The epoch of an archived partition has its own.
 local EVENTS_CAP = 50000
+-- What an archive plants in keys, to know them again (docs/protocol.md "Archive").
+local SENTINEL = '{archive}'
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -11,10 +13,16 @@ if not now then
 end
 local now_text = string.format('%.0f', now)
 
-local epoch_fields = redis.call('HMGET', K.epoch, 'layout', 'state')
-local state = epoch_fields[2] or 'absent'
+local epoch_fields = redis.call('HMGET', K.epoch, 'layout', 'state', 'archive_id', 'events_cap')
+local state, archived_by = epoch_fields[2] or 'absent', epoch_fields[3] or ''
+-- Data were lost: nothing runs, moves or fires until that is mended.
+local frozen = state ~= 'ok' and state ~= 'absent'
 if epoch_fields[1] and epoch_fields[1] ~= LAYOUT then
   return redis.error_reply('RECLAIMD_LAYOUT this dataset has layout ' .. epoch_fields[1] .. ', the program ' .. LAYOUT)
+end
+
+local function refusal_of_state()
+  return redis.error_reply('RECLAIMD_STATE the state of this partition is ' .. state)
 end
 
 local function begin_epoch(id)
@@ -64,7 +72,7 @@ local function write_events()
       end
     end
     text[#text + 1] = ']'
-    redis.call('XADD', K.events, 'MAXLEN', '~', EVENTS_CAP, '*', 'at', now_text, 'e', table.concat(text))
+    redis.call('XADD', K.events, 'MAXLEN', '~', tonumber(epoch_fields[4]) or EVENTS_CAP, '*', 'at', now_text, 'e', table.concat(text))
     batch = {}
   end
 end

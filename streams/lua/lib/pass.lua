@@ -16,6 +16,9 @@ end
 -- Moves up to `limit` entries of the pass. Returns how many, whether it stopped before the end of the pass, and how many
 -- workers the pass has.
 local function run_pass(limit)
+  if frozen then
+    return 0, true, 0
+  end
   local dead = {}
   for _, worker in ipairs(pass_members()) do
     local row = row_of(worker)
