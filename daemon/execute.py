@@ -36,7 +36,8 @@ class Outcome(msgspec.Struct, frozen=True):
 class Executor:
     """Carries out the actions of one partition. `send` sends a script call; `alive` is called after each batch.
 
-    `pace` learns from the time that calls take, those of its owner too.
+    `archived`: entry ID up to which events are archived, and may be trimmed; empty when there is no archive. `pace`
+    learns from the time that calls take, those of its owner too.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Executor:
         batch_max: int,
         *,
         alive: Callable[[], None] = lambda: None,
+        archived: Callable[[], str] = lambda: "",
         stolen: Stolen | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._partition = partition
         self._send = send
         self._alive = alive
+        self._archived = archived
         self._clock = clock
         self.pace = Pace(stolen or Stolen(), clock, alive)
         self._reclaims = BatchSize(batch_max)
@@ -118,11 +121,13 @@ class Executor:
         return msgspec.structs.replace(so_far, promoted=promoted, unfinished=so_far.unfinished or more)
 
     async def _retain(self, action: Retain, so_far: Outcome) -> Outcome:
-        limits = scripts.Limits(action.dead_age_ms, action.dead_max, action.events_age_ms, action.events_max)
         dead = events = 0
         until = self._clock() + STEP_SECONDS
         full = True
         while full and self._clock() < until:
+            limits = scripts.Limits(
+                action.dead_age_ms, action.dead_max, action.events_age_ms, action.events_max, self._archived()
+            )
             letters, batches = await self._send(scripts.retain(self._partition, limits))
             dead, events = dead + letters, events + batches
             full = max(letters, batches) >= RETAIN_ROUND

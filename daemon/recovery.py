@@ -45,7 +45,11 @@ def plan(view: PartitionView, memory: Memory, settings: DaemonSettings, now: flo
     """
     if view.state == "absent":
         return Plan(actions=(), wake_in_ms=IDLE_MS, memory=memory)
-    actions: list[Action] = []
+    if view.state != "ok":
+        # Frozen until its data are rebuilt: nothing moves. Who rebuilds it wakes its loop.
+        actions = _housekeeping(view, memory, settings, now)
+        return Plan(actions=tuple(actions), wake_in_ms=IDLE_MS, memory=_remember(memory, actions, now))
+    actions = []
     reclaim = _reclaim(view, memory, settings, now)
     if reclaim is not None:
         actions.append(reclaim)

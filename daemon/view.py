@@ -21,7 +21,7 @@ class PartitionView(msgspec.Struct, frozen=True, kw_only=True):
     lease_now: int
     cap_ms: int
     epoch_id: str
-    state: Literal["ok", "absent"]
+    state: Literal["ok", "absent", "lost", "rebuilding"]
     next_lease_end: int | None
     live: int
     fenced: int

@@ -290,12 +290,16 @@ def _parse_cleaned(reply: list[Any]) -> Cleaned:
 
 
 class Limits(NamedTuple):
-    """What `retain` keeps: ages in milliseconds, and numbers of entries."""
+    """What `retain` keeps: ages in milliseconds, and numbers of entries.
+
+    `archived`: entry ID up to which events are archived, which alone may go; empty when there is no archive.
+    """
 
     dead_age_ms: int
     dead_max: int
     events_age_ms: int
     events_max: int
+    archived: str = ""
 
 
 def retain(partition: Partition, limits: Limits, *, now: int | None = None) -> Call[tuple[int, int]]:

@@ -33,9 +33,12 @@ Reply = Mapping[bytes, list[tuple[bytes, Mapping[bytes, bytes]]]]
 
 
 class Hints(Protocol):
-    """Takes what events say about when to look at a partition again."""
+    """Takes what events say about when to look at a partition again. `observes`: whether this daemon of several makes
+    the histograms of a queue.
+    """
 
     def happened(self, queue: str, batches: list[Batch]) -> None: ...
+    def observes(self, queue: str) -> bool: ...
     def server_now(self, queue: str) -> float | None: ...
 
 
@@ -51,6 +54,7 @@ class EventsLoop:
         self._observer = EventObserver(context.instruments)
         self._queues: dict[str, str] = {}
         self._positions: dict[str, str | None] = {}
+        self._resume: dict[str, str] = {}
         self._broken: set[str] = set()
         self._look_again_at = 0.0
         self._behind = False
@@ -67,14 +71,19 @@ class EventsLoop:
             self._waiting.cancel()
 
     def restart(self, partition: Partition) -> None:
-        """The partition's data were replaced, so that IDs may begin anywhere."""
-        self._positions[partition.key("events")] = START
+        """The partition's data were replaced, so that IDs may begin anywhere: below what was read already, or not."""
+        key = partition.key("events")
+        position = self._positions.get(key)
+        if position is not None:
+            self._resume[key] = position
+        self._positions[key] = None
 
     def unwatch(self, partition: Partition) -> None:
         """The partition is gone."""
         key = partition.key("events")
         self._queues.pop(key, None)
         self._positions.pop(key, None)
+        self._resume.pop(key, None)
         self._broken.discard(key)
         self._context.health.forget(NAME, partition.queue)
 
@@ -141,9 +150,11 @@ class EventsLoop:
             batches = [_batch(entry_id, fields) for entry_id, fields in entries]
         # Hints first: they are what somebody waits for.
         self._hints.happened(queue, batches)
+        observes = self._hints.observes(queue)
         for batch in batches:
             with self._context.stolen.slice():
-                self._observer.observe(batch, queue)
+                if observes:
+                    self._observer.observe(batch, queue)
                 self._narrator.hear(queue, key, batch)
             self._positions[key] = batch.entry_id
             # A flood of events must not delay a recovery.
@@ -158,7 +169,11 @@ class EventsLoop:
         """Fix the positions that were left open: at the end of each stream as it is now."""
         for key, position in list(self._positions.items()):
             if position is None and key not in self._broken:
-                self._positions[key] = await self._end_of(key)
+                end = await self._end_of(key)
+                if end is not None and (resume := self._resume.pop(key, None)) is not None:
+                    # An event that was heard must not be counted again, nor one that came since be missed.
+                    end = resume if EntryID.parse(end) >= EntryID.parse(resume) else START
+                self._positions[key] = end
         return 0.0
 
     async def _end_of(self, key: str) -> str | None:

@@ -21,7 +21,12 @@ class PartitionLoop:
     """Looks after one partition. `view` is the last one, of the monotonic instant `viewed_at`."""
 
     def __init__(
-        self, partition: Partition, context: Context, *, on_new_epoch: Callable[[Partition], None] = lambda _: None
+        self,
+        partition: Partition,
+        context: Context,
+        *,
+        on_new_epoch: Callable[[Partition], None] = lambda _: None,
+        archived: Callable[[], str] = lambda: "",
     ) -> None:
         self.partition = partition
         self.view: PartitionView | None = None
@@ -37,6 +42,7 @@ class PartitionLoop:
             context.links.send,
             context.settings.daemon.batch_max,
             alive=lambda: context.health.progress(NAME, partition.queue),
+            archived=archived,
             stolen=context.stolen,
         )
 

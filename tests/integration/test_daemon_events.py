@@ -28,6 +28,9 @@ class Heard:
     def happened(self, _queue: str, batches: list[Batch]) -> None:
         self.batches += batches
 
+    def observes(self, _queue: str) -> bool:
+        return True
+
     def server_now(self, _queue: str) -> float | None:
         return None
 
