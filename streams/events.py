@@ -143,6 +143,48 @@ class OccurrenceSkippedRow(_Row, frozen=True):
     reason: str
 
 
+class OccurrenceRetiredRow(_Row, frozen=True):
+    """A schedule that fires here from `generation` on only, and its row as it is now. What was queued is dropped."""
+
+    schedule: str
+    generation: str
+    last: int
+    count: int
+    open: str
+
+
+class OccurrenceClosedRow(_Row, frozen=True):
+    """A schedule whose open task has ended, with nothing queued behind it. `generation`: of its row."""
+
+    schedule: str
+    generation: str
+    task_id: str
+
+
+class RestoredRow(_Row, frozen=True):
+    """A task that came back from the archive to `place`: a key after its tag, `delayed`, `dead` or `queued`.
+
+    `entry_id`: empty when delayed or queued. `old_entry_id`: where the archive had seen it. `due`: of a delayed one.
+    """
+
+    task_id: str
+    place: str
+    entry_id: str
+    deliveries: int
+    handbacks: int
+    old_entry_id: str
+    due: int = 0
+
+
+class DroppedRow(_Row, frozen=True):
+    """A task that a rebuild removed from `place`. `why`: settled, purged, buried or superseded."""
+
+    task_id: str
+    place: str
+    entry_id: str
+    why: str
+
+
 class TaskRef(_Row, frozen=True):
     """A task by its ID alone."""
 
@@ -242,6 +284,30 @@ class OccurrenceSkipped(_Event, frozen=True):
     occurrences: tuple[OccurrenceSkippedRow, ...] = ()
 
 
+class OccurrenceRetired(_Event, frozen=True):
+    """Schedules were removed, or live elsewhere now."""
+
+    schedules: tuple[OccurrenceRetiredRow, ...] = ()
+
+
+class OccurrenceClosed(_Event, frozen=True):
+    """Open tasks of schedules ended, and nothing waited for that."""
+
+    schedules: tuple[OccurrenceClosedRow, ...] = ()
+
+
+class Restored(_Event, frozen=True):
+    """Tasks came back from the archive."""
+
+    tasks: tuple[RestoredRow, ...] = ()
+
+
+class Dropped(_Event, frozen=True):
+    """A rebuild removed tasks of which the archive knows better."""
+
+    tasks: tuple[DroppedRow, ...] = ()
+
+
 class WorkerJoined(_Event, frozen=True):
     """A new incarnation began. `took_over`: the token that it replaced, or empty."""
 
@@ -299,6 +365,10 @@ Event: TypeAlias = (
     | OccurrenceFired
     | OccurrenceQueued
     | OccurrenceSkipped
+    | OccurrenceRetired
+    | OccurrenceClosed
+    | Restored
+    | Dropped
     | WorkerJoined
     | WorkerFenced
     | WorkerGone
@@ -329,7 +399,7 @@ class _Header(msgspec.Struct, frozen=True):
 
 
 _VERSION = 1
-_EMPTIED = ("tasks", "entries", "occurrences")
+_EMPTIED = ("tasks", "entries", "occurrences", "schedules")
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 _events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event, strict=False)
 _header = msgspec.json.Decoder(_Header, strict=False)

@@ -70,6 +70,22 @@ ONE_OF_EACH: list[tuple[dict[str, Any], ev.Event]] = [
         ev.OccurrenceSkipped(occurrences=(ev.OccurrenceSkippedRow("s", "1-0", 0, 77, -1, "misfire"),)),
     ),
     (
+        {"type": "OccurrenceRetired", "v": 1, "schedules": [["s", "2-0", 77, 3, "s:1-0:77"]]},
+        ev.OccurrenceRetired(schedules=(ev.OccurrenceRetiredRow("s", "2-0", 77, 3, "s:1-0:77"),)),
+    ),
+    (
+        {"type": "OccurrenceClosed", "v": 1, "schedules": [["s", "1-0", "s:1-0:77"]]},
+        ev.OccurrenceClosed(schedules=(ev.OccurrenceClosedRow("s", "1-0", "s:1-0:77"),)),
+    ),
+    (
+        {"type": "Restored", "v": 1, "tasks": [["t", "recovered:high", "2-0", 1, 1, "1-0"]]},
+        ev.Restored(tasks=(ev.RestoredRow("t", "recovered:high", "2-0", 1, 1, "1-0"),)),
+    ),
+    (
+        {"type": "Dropped", "v": 1, "tasks": [["t", "lane:high", "2-0", "settled"]]},
+        ev.Dropped(tasks=(ev.DroppedRow("t", "lane:high", "2-0", "settled"),)),
+    ),
+    (
         {
             "type": "WorkerJoined",
             "v": 1,
