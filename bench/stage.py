@@ -14,8 +14,8 @@ from typing import Any
 import redis
 
 from reclaimd.streams import redis_log, scripts
+from reclaimd.streams.enqueueing import new_task_id
 from reclaimd.streams.keys import Partition, queues_key
-from reclaimd.streams.producer import new_task_id
 from reclaimd.streams.scripts import Identity, NewTask
 from support.servers import Server
 

@@ -2,8 +2,8 @@
 
 from reclaimd.streams.app import Reclaimd
 from reclaimd.streams.context import Context
+from reclaimd.streams.enqueueing import EnqueueResult
 from reclaimd.streams.policy import Retry
-from reclaimd.streams.producer import EnqueueResult
 from reclaimd.streams.schedules import Cron, Every, Once, Schedule
 from reclaimd.streams.schedules.triggers import every, once
 from reclaimd.streams.tasks import Task, TaskCall

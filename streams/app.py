@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from reclaimd.streams import credentials
 from reclaimd.streams.configure import Config
+from reclaimd.streams.durability import Durability
+from reclaimd.streams.enqueueing import EnqueueResult, Limits, accepted_id, address
 from reclaimd.streams.errors import InvalidTask
 from reclaimd.streams.ids import check_queue
 from reclaimd.streams.policy import Retry
-from reclaimd.streams.producer import EnqueueResult, Limits, Producer, SyncProducer, accepted_id, address
+from reclaimd.streams.producer import Producer, SyncProducer
 from reclaimd.streams.tasks import Duration, P, R, Task, TaskCall, TaskOptions, to_ms
 
 if TYPE_CHECKING:
@@ -28,13 +30,18 @@ DEFAULT_TIMEOUT = 600
 class Reclaimd:
     """Tasks and their producer. `schedules`: what makes tasks by the clock.
 
-    `url` and `namespace` fall back to RECLAIMD_REDIS_URL and RECLAIMD_NAMESPACE. Nothing connects before the first
+    `url`, `namespace` and `durability` (of all its tasks) fall back to RECLAIMD_REDIS_URL, RECLAIMD_NAMESPACE and
+    RECLAIMD_DURABILITY. Nothing connects before the first
     `enqueue`. Use it as an async context manager, or call `aclose` (`close` after sync use). Raises ConfigError.
     """
 
-    def __init__(self, url: str | None = None, namespace: str | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, namespace: str | None = None, *, durability: Durability | None = None
+    ) -> None:
         self.tasks: dict[str, Task[..., Any]] = {}
-        self.config: Config = credentials.library_config(os.environ, redis_url=url, namespace=namespace)
+        self.config: Config = credentials.library_config(
+            os.environ, redis_url=url, namespace=namespace, durability=durability
+        )
         self._producer: Producer | None = None
         self._sync_producer: SyncProducer | None = None
 
@@ -87,7 +94,8 @@ class Reclaimd:
         return sorted({task.opts.queue for task in self.tasks.values()})
 
     def _limits(self) -> Limits:
-        return Limits(self.config.worker.payload_limit, self.config.worker.max_deliveries)
+        config = self.config
+        return Limits(config.worker.payload_limit, config.worker.max_deliveries, config.durability)
 
     async def enqueue(
         self,
@@ -99,6 +107,7 @@ class Reclaimd:
         queue: str | None = None,
         task_id: str | None = None,
         max_deliveries: int | None = None,
+        durability: Durability | None = None,
         **kwargs: Any,
     ) -> str:
         """Enqueue one task; returns its ID, or with `unique` the ID of the open task that has that key.
@@ -106,9 +115,19 @@ class Reclaimd:
         Raises InvalidArguments, PayloadTooLarge; RedisUnreachable, RedisFull, RedisUnusable when it is certain that
         nothing was enqueued; EnqueueUncertain(task_id) when the answer was lost. Enqueueing that ID again enqueues at
         most once.
+
+        `durability`: "replicated" waits until a replica has the task, "fsync" until it is on the server's disk; None is
+        the setting. Raises DurabilityUnavailable when the server can do neither and nothing was enqueued,
+        DurabilityUnconfirmed(task_id) when the task was accepted but the wait was in vain.
         """
         call = task.call(*args, **kwargs).options(
-            delay=delay, unique=unique, lane=lane, queue=queue, task_id=task_id, max_deliveries=max_deliveries
+            delay=delay,
+            unique=unique,
+            lane=lane,
+            queue=queue,
+            task_id=task_id,
+            max_deliveries=max_deliveries,
+            durability=durability,
         )
         (result,) = await self.enqueue_many([call])
         return accepted_id(result)
@@ -118,7 +137,11 @@ class Reclaimd:
         limits = self._limits()
         addressed = [address(call, self.config.namespace, limits) for call in calls]
         if self._producer is None:
-            self._producer = Producer(self.config.redis_url, self.config.namespace)
+            self._producer = Producer(
+                self.config.redis_url,
+                self.config.namespace,
+                durability_timeout_ms=self.config.durability_timeout_ms,
+            )
         return await self._producer.enqueue(addressed)
 
     def enqueue_sync(
@@ -131,11 +154,18 @@ class Reclaimd:
         queue: str | None = None,
         task_id: str | None = None,
         max_deliveries: int | None = None,
+        durability: Durability | None = None,
         **kwargs: Any,
     ) -> str:
         """`enqueue` for programs and threads without asyncio."""
         call = task.call(*args, **kwargs).options(
-            delay=delay, unique=unique, lane=lane, queue=queue, task_id=task_id, max_deliveries=max_deliveries
+            delay=delay,
+            unique=unique,
+            lane=lane,
+            queue=queue,
+            task_id=task_id,
+            max_deliveries=max_deliveries,
+            durability=durability,
         )
         (result,) = self.enqueue_many_sync([call])
         return accepted_id(result)
@@ -145,7 +175,11 @@ class Reclaimd:
         limits = self._limits()
         addressed = [address(call, self.config.namespace, limits) for call in calls]
         if self._sync_producer is None:
-            self._sync_producer = SyncProducer(self.config.redis_url, self.config.namespace)
+            self._sync_producer = SyncProducer(
+                self.config.redis_url,
+                self.config.namespace,
+                durability_timeout_ms=self.config.durability_timeout_ms,
+            )
         return self._sync_producer.enqueue(addressed)
 
     async def __aenter__(self) -> Self:

@@ -17,14 +17,20 @@ CREDENTIAL = "redis_password"
 """The name of the systemd credential (`LoadCredential=redis_password:/etc/…`)."""
 
 
-def library_config(environ: Mapping[str, str], *, redis_url: str | None = None, namespace: str | None = None) -> Config:
+def library_config(
+    environ: Mapping[str, str],
+    *,
+    redis_url: str | None = None,
+    namespace: str | None = None,
+    durability: str | None = None,
+) -> Config:
     """The Config of a producer or worker: the arguments, else the environment, else the defaults.
 
     Variables of the daemon's own sections are left alone. Raises ConfigError.
     """
     flags = [
         configure.Given(given.option, given.raw, f"argument {given.option.key}")
-        for given in configure.from_flags({"redis_url": redis_url, "namespace": namespace})
+        for given in configure.from_flags({"redis_url": redis_url, "namespace": namespace, "durability": durability})
     ]
     environment = configure.from_environment(environ)
     return with_credentials(configure.merge(environment, flags, sections=configure.LIBRARY_SECTIONS), environ)

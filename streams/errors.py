@@ -229,8 +229,8 @@ class DurabilityUnconfirmed(ReclaimdError):
     def __str__(self) -> str:
         return (
             f"task {self.task_id} was accepted, but durability={self.durability} is not confirmed "
-            f"({_one_line(self.why)}): send it again with task_id={self.task_id!r} to wait once more, which enqueues it "
-            "at most once"
+            f"({_one_line(self.why)}): send it again with task_id={self.task_id!r} to wait once more, which "
+            "enqueues it at most once"
         )
 
 

@@ -10,129 +10,23 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import Any, NamedTuple
 
 import anyio
 import redis
 
-from reclaimd.streams import redis_log, scripts
-from reclaimd.streams.errors import EnqueueUncertain, ReclaimdError, RedisUnreachable, RedisUnusable
-from reclaimd.streams.ids import check_queue, check_task_id, task_id_from
-from reclaimd.streams.keys import Partition, queues_key
-from reclaimd.streams.scripts import Call, Enqueued, NewTask
-from reclaimd.streams.tasks import TaskCall, check_deliveries, check_lane, check_size, check_unique
+from reclaimd.streams import durability, redis_log
+from reclaimd.streams.enqueueing import FIRST_WAIT, Addressed, EnqueueResult, Round, batches, is_due, take_turns
+from reclaimd.streams.errors import ReclaimdError
+from reclaimd.streams.keys import queues_key
 
-BATCH_TASKS = 500
-BATCH_BYTES = 1_000_000
-FIRST_WAIT = 0.05
-LONGEST_WAIT = 1.0
 DEADLINE = 10.0
-REGISTER_EVERY = 30.0
-
-
-class EnqueueResult(NamedTuple):
-    """What became of one task of a bulk.
-
-    `status`: ok, duplicate (this ID was enqueued before), exists (`task_id` holds the unique key), uncertain (send it
-    again with this ID) or refused. `error` is set for the last two.
-    """
-
-    task_id: str
-    status: str
-    error: ReclaimdError | None = None
-
-
-class Addressed(NamedTuple):
-    """A task and the partition it goes to."""
-
-    partition: Partition
-    task: NewTask
-
-
-class Limits(NamedTuple):
-    """What a producer adds to a call. `payload`: bytes; `max_deliveries`: for tasks without one of their own."""
-
-    payload: int
-    max_deliveries: int
-
-
-def new_task_id() -> str:
-    """A fresh task ID; its time part is this process's clock and only for sorting."""
-    return task_id_from(time.time_ns() // 1_000_000, secrets.token_bytes(10))
-
-
-def address(call: TaskCall, namespace: str, limits: Limits) -> Addressed:
-    """Where a call goes and as what; raises InvalidTask or PayloadTooLarge."""
-    check_size(call.body, limits.payload)
-    options = call.task.opts
-    task = NewTask(
-        task_id=check_task_id(call.task_id) if call.task_id else new_task_id(),
-        lane=check_lane(call.lane or options.lane),
-        max_deliveries=check_deliveries(call.max_deliveries or options.max_deliveries or limits.max_deliveries),
-        body=call.body,
-        unique=check_unique(call.unique),
-        delay_ms=call.delay_ms,
-    )
-    return Addressed(Partition(namespace, check_queue(call.queue or options.queue)), task)
-
-
-def batches(tasks: Iterable[Addressed]) -> Iterable[tuple[Partition, list[NewTask]]]:
-    """Runs of tasks for one partition, in order, none with more than BATCH_TASKS tasks or about BATCH_BYTES."""
-    partition: Partition | None = None
-    batch: list[NewTask] = []
-    size = 0
-    for target, task in tasks:
-        full = len(batch) >= BATCH_TASKS or size + len(task.body) > BATCH_BYTES
-        if batch and (target != partition or full) and partition is not None:
-            yield partition, batch
-            batch, size = [], 0
-        partition = target
-        batch.append(task)
-        size += len(task.body)
-    if batch and partition is not None:
-        yield partition, batch
-
-
-@dataclass(slots=True)
-class Attempt:
-    """The retry rule of one batch, without IO: what a failure means, and how long to wait before the next try."""
-
-    deadline: float
-    wait: float = FIRST_WAIT
-    maybe_sent: bool = False
-
-    def after(self, error: ReclaimdError, now: float, *, sent: bool) -> float | None:
-        """Seconds to wait before trying again, None to give up. `sent`: bytes may have left before it failed."""
-        passing = isinstance(error, RedisUnreachable) or (isinstance(error, RedisUnusable) and error.waiting_helps)
-        self.maybe_sent = self.maybe_sent or (sent and isinstance(error, RedisUnreachable))
-        if not passing or now + self.wait > self.deadline:
-            return None
-        wait, self.wait = self.wait, min(self.wait * 2, LONGEST_WAIT)
-        return wait
-
-    def verdict(self, task_id: str, error: ReclaimdError) -> EnqueueResult:
-        """For a task of a batch that was given up on."""
-        if self.maybe_sent:
-            return EnqueueResult(task_id, "uncertain", EnqueueUncertain(task_id))
-        return EnqueueResult(task_id, "refused", error)
-
-
-def is_due(registered: dict[str, float], queue: str) -> bool:
-    """Whether to add the queue to the registry (again): Redis may have been emptied on a connection that lives on."""
-    return time.monotonic() - registered.get(queue, float("-inf")) > REGISTER_EVERY
-
-
-def _results(replies: list[Enqueued]) -> list[EnqueueResult]:
-    return [EnqueueResult(reply.task_id, reply.status) for reply in replies]
-
-
-def accepted_id(result: EnqueueResult) -> str:
-    """The task ID of a result, or its error raised."""
-    if result.error is not None:
-        raise result.error
-    return result.task_id
+DURABILITY_TIMEOUT_MS = 5_000
+# One wait for the disk, which may take a second, serves so many batches.
+ROUND_BATCHES = 20
 
 
 class _Waiting:
@@ -163,24 +57,69 @@ class _Item(NamedTuple):
 
 
 class Producer:
-    """Enqueues from asyncio on one connection. Concurrent callers share batches: one leads and sends for all.
+    """Enqueues from asyncio, on one connection for each durability level. Concurrent callers share batches: one leads
+    and sends for all.
 
-    `url` may hold a password, which no error shows. `timeout`: seconds to keep trying.
+    `url` may hold a password, which no error shows. `timeout`: seconds to keep trying; `durability_timeout_ms`: to wait
+    for a replica or the disk.
     """
 
-    def __init__(self, url: str, namespace: str, *, timeout: float = DEADLINE) -> None:
+    def __init__(
+        self,
+        url: str,
+        namespace: str,
+        *,
+        timeout: float = DEADLINE,
+        durability_timeout_ms: int = DURABILITY_TIMEOUT_MS,
+    ) -> None:
         self.url = url
         self.namespace = namespace
         self.timeout = timeout
+        self._durability_timeout_ms = durability_timeout_ms
+        self._lines: dict[str, _Line] = {}
+
+    async def enqueue(self, tasks: Sequence[Addressed]) -> list[EnqueueResult]:
+        """One result per task, in order. Raises nothing about Redis's state: a failure is a result.
+
+        Tasks of one durability level are enqueued in order; levels one after the other.
+        """
+        results: dict[int, EnqueueResult] = {}
+        for level, places in take_turns(tasks):
+            line = self._lines.get(level)
+            if line is None:
+                line = self._lines[level] = _Line(
+                    self.url, self.namespace, level, self.timeout, self._durability_timeout_ms
+                )
+            mine = [tasks[place] for place in places]
+            results.update(zip(places, await line.enqueue(mine), strict=True))
+        return [results[place] for place in range(len(tasks))]
+
+    async def aclose(self) -> None:
+        """Close the connections; the producer opens new ones when it is used again."""
+        with anyio.CancelScope(shield=True):
+            for line in self._lines.values():
+                await line.drop_client()
+
+
+class _Line:
+    """The tasks of one durability level, and the connection that carries them: nobody waits for another's disk."""
+
+    def __init__(self, url: str, namespace: str, level: str, timeout: float, durability_timeout_ms: int) -> None:
+        self._url = url
+        self._namespace = namespace
+        self._level = level
+        self._timeout = timeout
+        self._wait_ms = 0 if level == "async" else durability_timeout_ms
         self._epoch_id = secrets.token_hex(8)
         self._client: redis_log.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._registered: dict[str, float] = {}
+        self._fit = False
         self._leading = False
         self._queue: deque[_Item] = deque()
 
     async def enqueue(self, tasks: Sequence[Addressed]) -> list[EnqueueResult]:
-        """One result per task, in order. Raises nothing about Redis's state: a failure is a result."""
+        """As the producer's."""
         mine = _Waiting(len(tasks))
         self._queue.extend(_Item(mine, index, task) for index, task in enumerate(tasks))
         try:
@@ -201,9 +140,9 @@ class Producer:
     async def _lead(self) -> None:
         self._leading = True
         try:
-            # A batch on its way is not abandoned: other callers wait for it too.
+            # What is on its way is not abandoned: other callers wait for it too.
             with anyio.CancelScope(shield=True):
-                await self._send_one_batch()
+                await self._send_one_round()
         finally:
             self._leading = False
             self._wake_next()
@@ -212,11 +151,12 @@ class Producer:
         if self._queue and not self._leading:
             self._queue[0].owner.wake.set()
 
-    async def _send_one_batch(self) -> None:
-        partition, tasks = next(iter(batches(item.task for item in self._queue)))
-        items = [self._queue.popleft() for _ in tasks]
+    async def _send_one_round(self) -> None:
+        limit = ROUND_BATCHES if self._wait_ms else 1
+        groups = list(islice(batches(item.task for item in self._queue), limit))
+        items = [self._queue.popleft() for _, tasks in groups for _ in tasks]
         try:
-            results = await self._deliver(scripts.enqueue(partition, tasks, epoch_id=self._epoch_id), partition, tasks)
+            results = await self._deliver(Round(groups, self._level, self._epoch_id, self._timeout))
         except Exception as error:  # noqa: BLE001 - an answer that nobody foresaw
             # Every caller of the batch gets it, or they would wait for ever.
             for item in items:
@@ -226,7 +166,7 @@ class Producer:
             # Cancelled by asyncio itself (wait_for), which no shield stops. The leader's own tasks go with it; the
             # others' go with the next batch, where those that were enqueued already are known by their IDs.
             self._queue.extendleft(reversed(items))
-            await self._drop_client()
+            await self.drop_client()
             raise
         for item, result in zip(items, results, strict=True):
             item.owner.results[item.place] = result
@@ -234,38 +174,60 @@ class Producer:
             if not item.owner.left:
                 item.owner.wake.set()
 
-    async def _deliver(
-        self, call: Call[list[Enqueued]], partition: Partition, tasks: list[NewTask]
-    ) -> list[EnqueueResult]:
-        attempt = Attempt(time.monotonic() + self.timeout)
+    async def _deliver(self, on_way: Round) -> list[EnqueueResult]:
         while True:
             sent = False
             try:
-                with redis_log.translated(self.url):
-                    client = await self._ready_client(partition.queue)
-                    sent = True
-                    return _results(await redis_log.send(client, call))
+                with redis_log.translated(self._url):
+                    client = await self._ready_client()
+                    for queue, place, call in on_way.calls():
+                        await self._register(client, queue)
+                        sent = True
+                        on_way.take(place, await redis_log.send(client, call))
+                    return await self._confirm(client, on_way)
             except ReclaimdError as error:
-                await self._drop_client()
-                wait = attempt.after(error, time.monotonic(), sent=sent)
+                await self.drop_client()
+                wait = on_way.attempt.after(error, time.monotonic(), sent=sent)
                 if wait is None:
-                    return [attempt.verdict(task.task_id, error) for task in tasks]
+                    return on_way.given_up(error)
             await anyio.sleep(wait)
 
-    async def _ready_client(self, queue: str) -> redis_log.AsyncClient:
+    async def _confirm(self, client: redis_log.AsyncClient, on_way: Round) -> list[EnqueueResult]:
+        if not self._wait_ms:
+            return on_way.confirmed()
+        command = durability.waiting(self._level, self._wait_ms)
+        try:
+            reply = await _execute(client, command)
+            why = durability.shortfall(self._level, reply, self._wait_ms)
+        except redis.ResponseError as error:
+            why = durability.told_in_waiting(error, self._level)
+        self._fit = not why
+        return on_way.short(why) if why else on_way.confirmed()
+
+    async def _ready_client(self) -> redis_log.AsyncClient:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            await self._drop_client()
+            await self.drop_client()
         if self._client is None:
-            self._client, self._loop = redis_log.connect(self.url), loop
+            patience = redis_log.REPLY_TIMEOUT + self._wait_ms / 1000
+            self._client, self._loop = redis_log.connect(self._url, reply_timeout=patience), loop
             self._registered.clear()
-        if is_due(self._registered, queue):
-            await self._client.sadd(queues_key(self.namespace), queue)
-            self._registered[queue] = time.monotonic()
+        if not self._fit and self._wait_ms:
+            pipeline = self._client.pipeline(transaction=False)
+            for command in durability.probes(self._level):
+                pipeline.execute_command(*command)
+            durability.check_probes(self._level, await pipeline.execute(raise_on_error=False))
+            self._fit = True
         return self._client
 
-    async def _drop_client(self) -> None:
-        client, self._client = self._client, None
+    async def _register(self, client: redis_log.AsyncClient, queue: str) -> None:
+        if is_due(self._registered, queue):
+            await client.sadd(queues_key(self._namespace), queue)
+            self._registered[queue] = time.monotonic()
+
+    async def drop_client(self) -> None:
+        """Close the connection; the next task opens a new one."""
+        client, self._client, self._fit = self._client, None, False
         if client is not None and self._loop is asyncio.get_running_loop():
             await close_quietly(client)
         elif client is not None:
@@ -273,10 +235,10 @@ class Producer:
             # would try to close it then, and complain on standard error.
             client.connection = None
 
-    async def aclose(self) -> None:
-        """Close the connection; the producer opens a new one when it is used again."""
-        with anyio.CancelScope(shield=True):
-            await self._drop_client()
+
+def _execute(client: redis_log.AsyncClient | redis_log.SyncClient, command: durability.Command) -> Any:
+    """The reply, or for an asyncio client an awaitable of it; redis-py has no types for this method."""
+    return client.execute_command(*command)
 
 
 async def close_quietly(client: redis_log.AsyncClient) -> None:
@@ -291,44 +253,98 @@ class SyncProducer:
     """The same without asyncio; may be shared by threads."""
 
     def __init__(
-        self, url: str, namespace: str, *, timeout: float = DEADLINE, sleep: Callable[[float], None] = time.sleep
+        self,
+        url: str,
+        namespace: str,
+        *,
+        timeout: float = DEADLINE,
+        durability_timeout_ms: int = DURABILITY_TIMEOUT_MS,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = url
         self.namespace = namespace
         self.timeout = timeout
+        self._wait_ms = durability_timeout_ms
         self._sleep = sleep
         self._epoch_id = secrets.token_hex(8)
         self._client = redis_log.connect_sync(url)
+        # Idle until somebody asks for more than an answer.
+        self._patient = redis_log.connect_sync(
+            url, reply_timeout=redis_log.REPLY_TIMEOUT + durability_timeout_ms / 1000
+        )
         self._registered: dict[str, float] = {}
+        self._fit: set[str] = set()
 
     def enqueue(self, tasks: Sequence[Addressed]) -> list[EnqueueResult]:
-        """One result per task, in order. Raises nothing about Redis: a failure is a result."""
-        results: list[EnqueueResult] = []
-        for partition, batch in batches(tasks):
-            results += self._deliver(scripts.enqueue(partition, batch, epoch_id=self._epoch_id), partition, batch)
-        return results
+        """One result per task, in order. Raises nothing about Redis: a failure is a result.
 
-    def _deliver(self, call: Call[list[Enqueued]], partition: Partition, tasks: list[NewTask]) -> list[EnqueueResult]:
-        attempt = Attempt(time.monotonic() + self.timeout)
+        Tasks of one durability level are enqueued in order; levels one after the other.
+        """
+        results: dict[int, EnqueueResult] = {}
+        for level, places in take_turns(tasks):
+            groups = iter(batches(tasks[place] for place in places))
+            told: list[EnqueueResult] = []
+            while some := list(islice(groups, 1 if level == "async" else ROUND_BATCHES)):
+                told += self._deliver(Round(some, level, self._epoch_id, self.timeout))
+            results.update(zip(places, told, strict=True))
+        return [results[place] for place in range(len(tasks))]
+
+    def _deliver(self, on_way: Round) -> list[EnqueueResult]:
         while True:
             sent = False
             try:
-                with redis_log.translated(self.url):
-                    self._make_ready(partition.queue, after_failure=attempt.wait > FIRST_WAIT)
-                    sent = True
-                    return _results(redis_log.send_sync(self._client, call))
+                with redis_log.translated(self.url), self._connection(on_way.level) as client:
+                    self._check(client, on_way.level)
+                    for queue, place, call in on_way.calls():
+                        self._register(client, queue, after_failure=on_way.attempt.wait > FIRST_WAIT)
+                        sent = True
+                        on_way.take(place, redis_log.send_sync(client, call))
+                    return self._confirm(client, on_way)
             except ReclaimdError as error:
-                self._registered.pop(partition.queue, None)
-                wait = attempt.after(error, time.monotonic(), sent=sent)
+                for partition, _ in on_way.groups:
+                    self._registered.pop(partition.queue, None)
+                self._fit.discard(on_way.level)
+                wait = on_way.attempt.after(error, time.monotonic(), sent=sent)
                 if wait is None:
-                    return [attempt.verdict(task.task_id, error) for task in tasks]
+                    return on_way.given_up(error)
             self._sleep(wait)
 
-    def _make_ready(self, queue: str, *, after_failure: bool) -> None:
+    def _connection(self, level: str) -> AbstractContextManager[redis_log.SyncClient]:
+        """WAIT knows only what was written on its own connection: then one to the end."""
+        if level == "async":
+            return nullcontext(self._client)
+        patient: redis_log.SyncClient = self._patient.client()  # type: ignore[no-untyped-call]
+        return patient
+
+    def _check(self, client: redis_log.SyncClient, level: str) -> None:
+        if level == "async" or level in self._fit:
+            return
+        pipeline = client.pipeline(transaction=False)
+        for command in durability.probes(level):
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+        durability.check_probes(level, pipeline.execute(raise_on_error=False))
+        self._fit.add(level)
+
+    def _confirm(self, client: redis_log.SyncClient, on_way: Round) -> list[EnqueueResult]:
+        if on_way.level == "async":
+            return on_way.confirmed()
+        command = durability.waiting(on_way.level, self._wait_ms)
+        try:
+            reply = _execute(client, command)
+            why = durability.shortfall(on_way.level, reply, self._wait_ms)
+        except redis.ResponseError as error:
+            why = durability.told_in_waiting(error, on_way.level)
+        if not why:
+            return on_way.confirmed()
+        self._fit.discard(on_way.level)
+        return on_way.short(why)
+
+    def _register(self, client: redis_log.SyncClient, queue: str, *, after_failure: bool) -> None:
         if is_due(self._registered, queue) or after_failure:
-            self._client.sadd(queues_key(self.namespace), queue)
+            client.sadd(queues_key(self.namespace), queue)
             self._registered[queue] = time.monotonic()
 
     def close(self) -> None:
         """Close all connections; the producer opens new ones when it is used again."""
         self._client.close()
+        self._patient.close()

@@ -307,6 +307,17 @@ class Settings(_Checked, frozen=True, kw_only=True):
             check=_namespace_problem,
         ),
     ] = "reclaimd"
+    durability: Annotated[
+        Literal["async", "replicated", "fsync"],
+        choice(
+            "What an enqueue waits for: async for the server's answer, replicated until a replica has the task (WAIT), "
+            "fsync until it is on the server's disk (WAITAOF)."
+        ),
+    ] = "async"
+    # A server that syncs its file once a second can be late by another two when its disk is busy.
+    durability_timeout_ms: Annotated[
+        int, duration("How long an enqueue waits for the replica or the disk.", least=10, most=MINUTE)
+    ] = 5 * SECOND
     listen: Annotated[str, text("Where the daemon serves /metrics, /healthz and /readyz.", check=_listen_problem)] = (
         "127.0.0.1:9417"
     )

@@ -25,7 +25,7 @@ R = TypeVar("R")
 Duration = float | int | str | timedelta
 
 # `enqueue(task, **arguments, delay=…)` mixes the two; a parameter of the same name could never be given.
-RESERVED = frozenset({"delay", "unique", "lane", "queue", "task_id", "max_deliveries"})
+RESERVED = frozenset({"delay", "unique", "lane", "queue", "task_id", "max_deliveries", "durability"})
 
 
 def to_ms(value: Duration, what: str) -> int:
@@ -62,6 +62,7 @@ class TaskCall(NamedTuple):
     queue: str | None = None
     task_id: str | None = None
     max_deliveries: int | None = None
+    durability: str | None = None
 
     def options(
         self,
@@ -72,6 +73,7 @@ class TaskCall(NamedTuple):
         queue: str | None = None,
         task_id: str | None = None,
         max_deliveries: int | None = None,
+        durability: str | None = None,
     ) -> TaskCall:
         """The same call, enqueued in another way."""
         return self._replace(
@@ -81,6 +83,7 @@ class TaskCall(NamedTuple):
             queue=queue,
             task_id=task_id,
             max_deliveries=max_deliveries,
+            durability=durability,
         )
 
 

@@ -13,8 +13,8 @@ from stage import Stage
 
 from reclaimd.streams import redis_log, scripts
 from reclaimd.streams.codec import Body, encode_body
+from reclaimd.streams.enqueueing import new_task_id
 from reclaimd.streams.keys import Partition
-from reclaimd.streams.producer import new_task_id
 from reclaimd.streams.scripts import NewTask
 from support.waiting import wait_until
 

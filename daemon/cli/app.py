@@ -111,9 +111,15 @@ def enqueue(  # noqa: PLR0913, PLR0917  (its parameters are the command's flags)
     max_deliveries: Annotated[
         int | None, typer.Option("--max-deliveries", min=1, help="Crashes until it is a dead letter.")
     ] = None,
+    durability: Annotated[
+        str | None,
+        typer.Option(
+            "--durability", help="Wait until a replica has it (replicated) or the disk (fsync); or not (async)."
+        ),
+    ] = None,
 ) -> int:
     """Enqueue one task and print its ID."""
-    request = (task, queue, args, lane, delay, unique, task_id, max_deliveries)
+    request = (task, queue, args, lane, delay, unique, task_id, max_deliveries, durability)
     return int(_work("enqueue").enqueue(Flags(ctx), *request))
 
 

@@ -11,9 +11,10 @@ from reclaimd.daemon.cli.output import Output
 from reclaimd.daemon.cli.running import DONE
 from reclaimd.streams.codec import Body, encode_body
 from reclaimd.streams.durations import parse_duration
+from reclaimd.streams.enqueueing import Addressed, EnqueueResult, new_task_id
 from reclaimd.streams.ids import NAME, check_queue, check_task_id
 from reclaimd.streams.keys import Partition
-from reclaimd.streams.producer import Addressed, EnqueueResult, SyncProducer, new_task_id
+from reclaimd.streams.producer import SyncProducer
 from reclaimd.streams.scripts import NewTask
 from reclaimd.streams.settings import Settings
 from reclaimd.streams.tasks import check_lane, check_size
@@ -33,12 +34,13 @@ class Request(NamedTuple):
     unique: str
     task_id: str | None
     max_deliveries: int | None
+    durability: str | None
 
 
 def enqueue(flags: Flags, *request: Any) -> int:
     """Enqueue one task (`request`: as Request); the worker checks its arguments, because it knows the signature."""
     asked = Request(*request)
-    settings = flags.settings()
+    settings = flags.settings(durability=asked.durability)
     result = _send(settings, _addressed(asked, settings))
     out = Output(flags.json)
     if out.json:
@@ -65,11 +67,16 @@ def _addressed(asked: Request, settings: Settings) -> Addressed:
         unique=asked.unique,
         delay_ms=parse_duration(asked.delay) if asked.delay else 0,
     )
-    return Addressed(Partition(settings.namespace, check_queue(asked.queue)), new)
+    return Addressed(Partition(settings.namespace, check_queue(asked.queue)), new, settings.durability)
 
 
 def _send(settings: Settings, task: Addressed) -> EnqueueResult:
-    producer = SyncProducer(settings.redis_url, settings.namespace, timeout=_PATIENCE_S)
+    producer = SyncProducer(
+        settings.redis_url,
+        settings.namespace,
+        timeout=_PATIENCE_S,
+        durability_timeout_ms=settings.durability_timeout_ms,
+    )
     try:
         [result] = producer.enqueue([task])
     finally:

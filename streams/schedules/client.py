@@ -21,6 +21,7 @@ import msgspec
 from reclaimd.streams import redis_log
 from reclaimd.streams.codec import Body, encode_body
 from reclaimd.streams.configure import Config
+from reclaimd.streams.enqueueing import Attempt
 from reclaimd.streams.errors import (
     EnqueueUncertain,
     InvalidArguments,
@@ -30,7 +31,7 @@ from reclaimd.streams.errors import (
 )
 from reclaimd.streams.keys import Partition, queues_key
 from reclaimd.streams.occurrence_scripts import RunRow, fire
-from reclaimd.streams.producer import DEADLINE, Attempt, close_quietly
+from reclaimd.streams.producer import DEADLINE, close_quietly
 from reclaimd.streams.redis_log import AsyncClient
 from reclaimd.streams.schedules.checks import parse_schedule
 from reclaimd.streams.schedules.events import (

@@ -11,6 +11,7 @@ import redis
 
 from reclaimd.streams.app import Reclaimd
 from reclaimd.streams.codec import decode_body
+from reclaimd.streams.enqueueing import Addressed, EnqueueResult, Limits, address
 from reclaimd.streams.errors import (
     EnqueueUncertain,
     InvalidArguments,
@@ -22,7 +23,7 @@ from reclaimd.streams.errors import (
 )
 from reclaimd.streams.keys import Partition, queues_key
 from reclaimd.streams.lua_source import load_script
-from reclaimd.streams.producer import Addressed, EnqueueResult, Limits, Producer, SyncProducer, address
+from reclaimd.streams.producer import Producer, SyncProducer
 from support.proxy import Proxy, Request
 from support.servers import FreshServer, Server, free_port
 from support.task_app import noop, typed

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from reclaimd.streams import producer as module
+from reclaimd.streams import enqueueing as module
+from reclaimd.streams.enqueueing import Addressed, EnqueueResult, Limits, address, is_due
 from reclaimd.streams.keys import Partition, queues_key
-from reclaimd.streams.producer import Addressed, EnqueueResult, Limits, Producer, SyncProducer, address, is_due
+from reclaimd.streams.producer import Producer, SyncProducer
 from support.fleet import TESTS
 from support.proxy import Proxy
 from support.servers import Server

@@ -144,7 +144,7 @@ def test_variables_that_are_no_settings_are_left_alone(variable: str, value: str
         ({"worker": {"lease_ms": 2_000}}, "did you mean worker.lease?"),
         ({"lease": "2s"}, "lease belongs in section [worker]"),
         ({"max_delivery": 3}, "did you mean worker.max_deliveries?"),
-        ({"zzz": 3}, "the keys at the top are redis_url, redis_password_file, namespace, listen"),
+        ({"zzz": 3}, "the keys at the top are redis_url, redis_password_file, namespace, durability"),
         ({"worker": {"redis_url": "redis://h"}}, "redis_url belongs at the top, above the first section"),
         ({"daemon": {"zzz": 1}}, "the keys of [daemon] are dead_retention, dead_max"),
         ({"wroker": {"lease": "2s"}}, "unknown section [wroker] in x.toml: did you mean [worker]?"),

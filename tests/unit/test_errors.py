@@ -17,6 +17,8 @@ EXAMPLES: list[tuple[ReclaimdError, int, str]] = [
     (errors.LayoutMismatch("2", "1"), 3, "found 2, expected 1"),
     (errors.RedisFull(), 1, "raise maxmemory"),
     (errors.EnqueueUncertain("t-1"), 1, "task_id='t-1'"),
+    (errors.DurabilityUnavailable("fsync", "no\nfile", "set appendonly yes"), 3, "(no file): set appendonly yes"),
+    (errors.DurabilityUnconfirmed("t-1", "replicated", "no\nreplica"), 1, "t-1 was accepted"),
     (errors.InvalidTask("queue name is empty"), 2, "queue name"),
     (errors.InvalidArguments("send", "Expected `str`"), 2, "task send"),
     (errors.PayloadTooLarge(2_000_000, 1_000_000), 2, "RECLAIMD_WORKER_PAYLOAD_LIMIT"),

@@ -8,19 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reclaimd.streams.app import Reclaimd
-from reclaimd.streams.errors import (
-    EnqueueUncertain,
-    InvalidTask,
-    PayloadTooLarge,
-    ReclaimdError,
-    RedisFull,
-    RedisUnreachable,
-    RedisUnusable,
-    Unusable,
-)
-from reclaimd.streams.ids import task_id_from
-from reclaimd.streams.keys import Partition
-from reclaimd.streams.producer import (
+from reclaimd.streams.enqueueing import (
     BATCH_BYTES,
     BATCH_TASKS,
     FIRST_WAIT,
@@ -34,6 +22,18 @@ from reclaimd.streams.producer import (
     batches,
     new_task_id,
 )
+from reclaimd.streams.errors import (
+    EnqueueUncertain,
+    InvalidTask,
+    PayloadTooLarge,
+    ReclaimdError,
+    RedisFull,
+    RedisUnreachable,
+    RedisUnusable,
+    Unusable,
+)
+from reclaimd.streams.ids import task_id_from
+from reclaimd.streams.keys import Partition
 from reclaimd.streams.scripts import NewTask
 
 AWAY = RedisUnreachable("redis://h", "refused")
@@ -120,10 +120,10 @@ def test_a_result_is_an_id_or_an_error() -> None:
 
 
 def test_the_call_wins_over_the_task_and_the_task_over_the_settings() -> None:
-    partition, task = address(send.call(to="a"), "ns", LIMITS)
+    partition, task, _ = address(send.call(to="a"), "ns", LIMITS)
     assert (partition, task.lane, task.max_deliveries, task.delay_ms) == (Partition("ns", "mail"), "high", 7, 0)
     options = send.call(to="a").options(delay="2s", unique="u", lane="low", queue="q", task_id="id", max_deliveries=1)
-    partition, task = address(options, "ns", LIMITS)
+    partition, task, _ = address(options, "ns", LIMITS)
     assert partition == Partition("ns", "q")
     assert task == NewTask("id", "low", 1, options.body, unique="u", delay_ms=2000)
     assert address(plain.call(), "ns", LIMITS).task.max_deliveries == 5
