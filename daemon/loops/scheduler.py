@@ -10,6 +10,7 @@ from reclaimd.daemon.loops.shell import Context, Loop
 from reclaimd.daemon.schedules.book import Book
 from reclaimd.daemon.schedules.firing import Firing, Limits
 from reclaimd.daemon.schedules.follow import Follower, reading_timeout
+from reclaimd.daemon.schedules.gate import Gate
 from reclaimd.daemon.schedules.roster import Roster
 from reclaimd.daemon.schedules.server_clock import ServerClock
 from reclaimd.daemon.schedules.snapshots import Result, Snapshots
@@ -20,6 +21,7 @@ NAME = "schedules"
 FIRING = "firing"
 SNAPSHOTS = "snapshots"
 LOST = "schedules_lost"
+FROZEN = "schedules_frozen"
 LOADING_SECONDS = 120.0
 """Loading a million schedules shows no progress for seconds at a time."""
 SNAPSHOT_TIMEOUT = 15.0
@@ -28,7 +30,7 @@ log = get_logger(__name__)
 
 
 class Scheduler:
-    """Everything that fires schedules. `book` is what it knows; nothing runs before `run_in`."""
+    """All that fires schedules. `book` is what it knows, `gate` what may forbid it; nothing runs before `start`."""
 
     def __init__(self, context: Context) -> None:
         settings = context.settings
@@ -37,6 +39,7 @@ class Scheduler:
         self._firings: dict[str, Loop] = {}
         self._link = Link(settings.redis_url, context.connectivity, reply_timeout=reading_timeout())
         self.clock = ServerClock(time.monotonic)
+        self.gate = Gate(self._frozen, lambda _: self.load_again())
         self.book = Book(
             settings.scheduler.misfire_after_ms,
             on_roster=self._open_queue,
@@ -80,6 +83,7 @@ class Scheduler:
             health.failed(LOST, "", f"Redis holds no schedules any more, and there were {lost}")
         else:
             health.forget(LOST)
+        self._frozen("", self.follower.frozen)
         return pause
 
     async def start(self, tasks: TaskGroup) -> None:
@@ -124,12 +128,22 @@ class Scheduler:
             stolen=context.stolen,
             alive=lambda: context.health.progress(FIRING, roster.queue),
         )
+        firing.gate = self.gate
         loop = self._firings[roster.queue] = Loop(
             FIRING, roster.queue, firing.step, context, stall_after=30.0 + limits.longest
         )
         roster.wake = lambda: loop.alarm.ring_within(0.0)
         if self._tasks is not None:
             self._tasks.start_soon(loop.run)
+
+    def _frozen(self, queue: str, state: str) -> None:
+        health = self._context.health
+        if not state:
+            health.forget(FROZEN, queue)
+            return
+        health.expect(FROZEN, queue, stall_after=float("inf"))
+        where = f"in queue {queue}, which is {state}" if queue else f"while the schedules are {state}"
+        health.failed(FROZEN, queue, f"nothing fires {where}")
 
     def _lost(self, queue: str) -> None:
         log.warning("schedules are read again: Redis has forgotten what was fired", queue=queue)

@@ -8,12 +8,12 @@ from typing import Final, NamedTuple
 from reclaimd.daemon.batches import BatchSize, Pace
 from reclaimd.daemon.links import Links
 from reclaimd.daemon.schedules.book import Book, Due
+from reclaimd.daemon.schedules.gate import Gate
 from reclaimd.daemon.schedules.planning import Fire, Step
 from reclaimd.daemon.schedules.roster import Roster
 from reclaimd.daemon.schedules.server_clock import ServerClock
 from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams.codec import Body, encode_body
-from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.keys import Partition, queues_key
 from reclaimd.streams.logs import get_logger
 from reclaimd.streams.occurrence_scripts import (
@@ -33,20 +33,10 @@ MARGIN_MS: Final = 1_000
 """A view this much younger than the oldest that the script takes is not sent any more: it would be refused."""
 LOOK_AGAIN: Final = 0.05
 """Seconds until the next look at whether the fold is known to be complete again."""
+FROZEN = 0.5
+"""Seconds until the next look at a partition that refuses."""
 
 log = get_logger(__name__)
-
-
-class FiringRefused(ReclaimdError):
-    """The partition does not allow firing now. `state`: of its epoch."""
-
-    def __init__(self, queue: str, state: str) -> None:
-        super().__init__(queue, state)
-        self.queue = queue
-        self.state = state
-
-    def __str__(self) -> str:
-        return f"queue {self.queue} is {self.state}: schedules fire there again when it is ok"
 
 
 class Limits(NamedTuple):
@@ -57,7 +47,11 @@ class Limits(NamedTuple):
 
 
 class Firing:
-    """One queue's share of the book. `alive` is called after each call."""
+    """One queue's share of the book. `alive` is called after each call.
+
+    `gate`: what may forbid it. `frozen`: the state of a partition that refuses, or empty. When that is over, what was
+    fired there is read again before anything fires.
+    """
 
     def __init__(
         self,
@@ -72,6 +66,8 @@ class Firing:
         alive: Callable[[], None],
     ) -> None:
         self.roster = roster
+        self.gate = Gate()
+        self.frozen = ""
         self._book = book
         self._links = links
         self._clock = clock
@@ -88,14 +84,35 @@ class Firing:
         """Retire what must go, fire what is due. Returns the seconds until the next thing is due, at most `longest`."""
         if not self._book.ready or not self._clock.known:
             return self._longest
-        if not self._is_fresh():
+        if not self._is_fresh() or self.gate.closed(self.roster.queue):
             return LOOK_AGAIN
-        while self.roster.retiring:
+        if self.frozen and not await self._thaws():
+            return FROZEN
+        while self.roster.retiring and not self.frozen:
             await self._retire()
         if await self._pace.repeat(self._size, self._fire):
             return 0.0 if self._is_fresh() else LOOK_AGAIN
         due = self.roster.timers.next_due()
         return self._longest if due is None else min(self._longest, max(0.0, (due - self._clock.now()) / 1000))
+
+    async def _thaws(self) -> bool:
+        """Ask by a call that fires nothing. True when firing may go on."""
+        call = fire(self._partition, [], seen_at=self._book.seen_at, epoch_id=self._epoch_id)
+        reply = await self._links.send(call)
+        if reply.status == "state":
+            self._freeze(reply.state)
+        elif reply.status == "ok":
+            log.info("schedules fire here again", queue=self.roster.queue)
+            self.frozen = ""
+            self.gate.on_frozen(self.roster.queue, "")
+            self.gate.on_thaw(self.roster.queue)
+        return False
+
+    def _freeze(self, state: str) -> None:
+        if state != self.frozen:
+            log.warning("schedules do not fire here until it is ok", queue=self.roster.queue, state=state)
+        self.frozen = state
+        self.gate.on_frozen(self.roster.queue, state)
 
     def _is_fresh(self) -> bool:
         return abs(self._clock.now() - self._book.seen_at) < VIEW_MS - MARGIN_MS
@@ -105,14 +122,15 @@ class Firing:
         batch = dict(list(self.roster.retiring.items())[:FIRE_ROWS])
         reply = await self._links.send(retire(self._partition, list(batch.items())))
         if reply.status == "state" and reply.state != "absent":
-            raise FiringRefused(self.roster.queue, reply.state)
+            self._freeze(reply.state)
+            return
         done = [name for name, generation in batch.items() if self.roster.retiring.get(name) == generation]
         self._book.retired(self.roster, done, int(self._clock.now()))
         log.info("schedules fire here no more", queue=self.roster.queue, schedules=len(done))
 
     async def _fire(self, limit: int) -> tuple[int, bool]:
         """One batch: returns how many rows were sent, and whether more is due."""
-        if not self._book.ready or not self._is_fresh():
+        if not self._book.ready or not self._is_fresh() or self.frozen or self.gate.closed(self.roster.queue):
             return 0, False
         with self._stolen.slice():
             due = self._book.take(self.roster, int(self._clock.now()), limit)
@@ -136,8 +154,8 @@ class Firing:
         call = fire(self._partition, [row for _, _, row in part], seen_at=self._book.seen_at, epoch_id=self._epoch_id)
         reply: FireReply = await self._links.send(call)
         if reply.status == "state":
-            raise FiringRefused(self.roster.queue, reply.state)
-        if reply.status == "old":
+            self._freeze(reply.state)
+        if reply.status != "ok":
             soon = int(self._clock.now() + LOOK_AGAIN * 1000)
             done.update({due.name: soon for due, _, _ in part})
             return

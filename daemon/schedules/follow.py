@@ -13,7 +13,7 @@ from reclaimd.daemon.schedules.book import Book
 from reclaimd.daemon.schedules.rows import read_rows
 from reclaimd.daemon.schedules.server_clock import ServerClock
 from reclaimd.daemon.stolen import Stolen
-from reclaimd.streams.keys import queues_key, schedule_events_key
+from reclaimd.streams.keys import queues_key, schedule_epoch_key, schedule_events_key
 from reclaimd.streams.logs import get_logger
 from reclaimd.streams.redis_log import REPLY_TIMEOUT, AsyncClient
 from reclaimd.streams.schedules.events import ScheduleRejected
@@ -29,6 +29,7 @@ class Follower:
     """`link`: a connection of its own, on which reads wait. `alive` is called in the middle of long work.
 
     `lost`: how many schedules there were when Redis was found without any; 0 again as soon as there are some.
+    `frozen`: the state of a log that is lost or being restored, or empty: nothing fires on what is left of it.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class Follower:
         on_rejected: Callable[[], None] = lambda: None,
     ) -> None:
         self.lost = 0
+        self.frozen = ""
+        self._restored = ""
         self.lag_ms = 0
         self.loads = 0
         self._namespace = namespace
@@ -83,7 +86,10 @@ class Follower:
         began = time.monotonic()
         known = len(self._book.state.rows)
         await self._ask_time()
+        # Read before the log: one that is restored meanwhile is then seen to be another.
+        restored = self._restored
         loaded = await self._link.use(lambda client: ScheduleLog(client, self._namespace).load())
+        loaded.restored = restored
         for problem in loaded.problems:
             log.error("schedules are damaged", problem=problem)
         self._notice_loss(known, loaded)
@@ -107,6 +113,10 @@ class Follower:
         """Take in one page of events. Returns how many there were."""
         seen_at = await self._ask_time()
         loaded = self._book.loaded
+        if self._restored != loaded.restored:
+            log.warning("schedules are read again: they were restored from the archive")
+            self._book.ready = False
+            return 1
         applied = await self._link.use(lambda client: ScheduleLog(client, self._namespace).follow(loaded))
         if applied is None:
             log.warning("schedules are read again: events are gone that were there", position=str(loaded.position))
@@ -117,7 +127,7 @@ class Follower:
         complete = len(applied) < PAGE
         self.lag_ms = 0 if complete else max(0, seen_at - loaded.position.ms)
         if complete:
-            self._book.seen_at = seen_at
+            self._book.seen_at = 0 if self.frozen else seen_at
         return len(applied)
 
     async def _take(self, applied: list[Applied]) -> None:
@@ -134,15 +144,26 @@ class Follower:
     async def _ask_time(self) -> int:
         sent = time.monotonic()
 
-        async def ask(client: AsyncClient) -> int:
+        async def ask(client: AsyncClient) -> tuple[int, Any]:
             nonlocal sent
             sent = time.monotonic()
-            seconds, micros = await client.time()
-            return int(seconds) * 1_000_000 + int(micros)
+            pipeline: Any = client.pipeline(transaction=False)
+            pipeline.time()
+            pipeline.hmget(schedule_epoch_key(self._namespace), ["restored", "state"])
+            (seconds, micros), epoch = await pipeline.execute()
+            return int(seconds) * 1_000_000 + int(micros), epoch
 
-        micros = await self._link.use(ask)
+        micros, (restored, state) = await self._link.use(ask)
         self._clock.saw(micros / 1000, sent)
+        self._restored = _text(restored or b"")
+        self._note_state(_text(state or b"ok"))
         return micros // 1000
+
+    def _note_state(self, state: str) -> None:
+        frozen = "" if state == "ok" else state
+        if frozen != self.frozen:
+            log.warning("no schedule fires until all are back" if frozen else "schedules fire again", state=state)
+        self.frozen = frozen
 
     async def _wait(self) -> None:
         """Until there is an event after the last one, for a second at most."""
@@ -174,7 +195,7 @@ class Follower:
     async def _report_rejected(self) -> None:
         """Whoever appended a definition that cannot be used finds the reason in the log, beside it."""
         found = self._book.unreported()
-        if not found:
+        if not found or self.frozen:
             return
         events = [ScheduleRejected(name=name, field=p.field, reason=p.reason, entry=p.entry) for name, p in found]
         await self._link.use(lambda client: ScheduleLog(client, self._namespace).append(events))

@@ -16,7 +16,7 @@ from reclaimd.streams.keys import schedule_snapshots_key
 from reclaimd.streams.logs import get_logger
 from reclaimd.streams.redis_log import AsyncClient
 from reclaimd.streams.schedules.fold import START
-from reclaimd.streams.schedules.log import Loaded, ScheduleLog
+from reclaimd.streams.schedules.log import Loaded, ScheduleLog, Trimmed, Written
 from reclaimd.streams.schedules.snapshot import Commit, read_commit
 
 LOOK_EVERY: Final = 1.0
@@ -132,15 +132,24 @@ class Snapshots:
 
     async def _write(self, link: Link) -> None:
         began = time.monotonic()
-        state, folded = self._book.state, self._book.loaded.folded
+        loaded = self._book.loaded
+        state, folded, restored = loaded.state, loaded.folded, loaded.restored
         position = state.position
-        written = await link.use(lambda client: ScheduleLog(client, self._namespace).write_snapshot(state))
+
+        async def write(client: AsyncClient) -> Written | None:
+            return await ScheduleLog(client, self._namespace).write_snapshot(state, restored=restored)
+
+        async def trim(client: AsyncClient) -> Trimmed:
+            schedules = ScheduleLog(client, self._namespace)
+            return await schedules.trim(limit=await schedules.archived())
+
+        written = await link.use(write)
         if written is None:
             self._on_result("overtaken")
             return
         self._note(position, EntryID.parse(written.snapshot_id).ms)
         self._folded = folded
-        trimmed = await link.use(lambda client: ScheduleLog(client, self._namespace).trim())
+        trimmed = await link.use(trim)
         self._on_result("written")
         log.info(
             "snapshot of schedules written",

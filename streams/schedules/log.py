@@ -54,6 +54,7 @@ class Loaded:
     problems: list[str] = field(default_factory=list)
     folded: int = 0
     anchored: bool = True
+    restored: str = ""
 
     @property
     def position(self) -> EntryID:
@@ -213,11 +214,6 @@ class ScheduleLog:
                 end = batch[-1]
                 found = SnapshotEnd(of, int(end["chunks"]), int(end["rows"]), str(end["checksum"]))
                 return Unfinished(found, str(frozen.position), payload)
-
-    async def restored(self) -> tuple[str, str]:
-        """The last restoration from the archive (empty: none), and the state: `ok`, also when no archive follows."""
-        found: Any = await self._client.hmget(self._epoch, ["restored", "state"])
-        return (found[0] or b"").decode(), (found[1] or b"ok").decode()
 
     async def archived(self) -> EntryID | None:
         """Up to where an archive has read the log, None when there is none or too much waits for it."""

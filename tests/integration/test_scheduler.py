@@ -165,7 +165,7 @@ async def test_a_queue_that_is_being_rebuilt_fires_when_it_is_done(server: Serve
 
                 async def is_told() -> bool:
                     _, body = await daemon.get("/readyz")
-                    return "firing" in {problem["what"] for problem in body["problems"]}
+                    return "schedules_frozen" in {problem["what"] for problem in body["problems"]}
 
                 await await_until(is_told, "/readyz to say so")
                 await await_until(lambda: schedules.now_ms() > due + 500, "its instant to pass")

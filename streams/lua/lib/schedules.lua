@@ -1,5 +1,5 @@
 -- What the scripts of the log of schedules share: the fields of its `:epoch`, and the groups that prove its keys to be old.
-local SENTINEL = 'archive'
+local ARCHIVE_GROUP = 'archive'
 
 local FIELDS = { 'archive_id', 'mark', 'mark_before', 'rebuild', 'position', 'restored', 'gap' }
 local epoch = {}
@@ -22,7 +22,7 @@ local function has_sentinel(key)
     return false
   end
   for _, group in ipairs(groups) do
-    if group[2] == SENTINEL then
+    if group[2] == ARCHIVE_GROUP then
       return true
     end
   end
@@ -35,7 +35,7 @@ local function plant()
   redis.call('XLEN', K.snapshots)
   for _, key in ipairs({ K.events, K.snapshots }) do
     if not has_sentinel(key) then
-      redis.call('XGROUP', 'CREATE', key, SENTINEL, '$', 'MKSTREAM')
+      redis.call('XGROUP', 'CREATE', key, ARCHIVE_GROUP, '$', 'MKSTREAM')
     end
   end
 end
