@@ -12,6 +12,7 @@ import redis
 from reclaimd.daemon.cli import main
 from reclaimd.streams import scripts
 from reclaimd.streams.app import Reclaimd
+from reclaimd.streams.errors import DurabilityUnavailable
 from reclaimd.streams.keys import Partition, queues_key, schedule_problems_key
 from reclaimd.streams.lua_source import load_script
 from reclaimd.streams.redis_log import connect, connect_sync, send_sync
@@ -264,6 +265,15 @@ def test_a_role_has_no_more_than_its_part(guarded: Server) -> None:
     for role, command in _BEYOND_ITS_PART:
         with _client(guarded, role) as client:
             assert _is_refused(client, command), (role, command)
+
+
+def test_a_producer_may_wait_for_a_replica(guarded: Server, admin: redis.Redis) -> None:
+    """It learns that there is none, and not that it may not ask."""
+    app = Reclaimd(_url(guarded, "producer"), NAMESPACE, durability="replicated")
+    with pytest.raises(DurabilityUnavailable, match="no replica is connected"):
+        app.enqueue_sync(task_app.noop, 1)
+    app.close()
+    assert _refusals(admin) == []
 
 
 def test_without_a_password_nobody_gets_in(fresh_server: FreshServer, flavour: str, tmp_path: Path) -> None:
