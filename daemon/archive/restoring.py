@@ -1,0 +1,286 @@
+"""The stages that bring things back: each goes on from its place in the cursor, and ends at the next stage's."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+import anyio
+import msgspec
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
+
+from reclaimd.daemon.archive.job import Job, Place
+from reclaimd.daemon.batches import BatchSize, Pace
+from reclaimd.daemon.rebuild.plan import restorable
+from reclaimd.daemon.rebuild.values import RANKS, Cursor, FiredRow, TaskRow, Unrestorable, entry_ms
+from reclaimd.daemon.stolen import Stolen
+from reclaimd.streams.archive_scripts import (
+    RESTORE_BYTES,
+    RESTORE_ROWS,
+    RestoreTask,
+    restore_facts,
+    restore_fired,
+    restore_seen,
+    restore_tasks,
+)
+from reclaimd.streams.redis_log import AsyncClient
+
+T = TypeVar("T")
+
+SEEN_MS: Final = 600_000
+"""Producers may send an ID again for five minutes, and are then told that it is there; the sets hold ten."""
+PAGE: Final = 1_000
+PAGES_AHEAD: Final = 1
+"""Read from the archive while the server works on the one before."""
+
+_flat = msgspec.json.Decoder(list[str])
+_batch = msgspec.json.Decoder(list[dict[str, Any]])
+
+
+class Item(NamedTuple):
+    """One archived row. `cursor`: where the rebuild stands behind it; `task`: None when it is not restored."""
+
+    cursor: str
+    task: RestoreTask | None
+    size: int
+
+
+async def restore_ids(job: Job, place: Place) -> Place:
+    """IDs that were enqueued lately count as seen again, before anything else: what a producer re-sends while tasks
+    are on their way back is then a duplicate, not a second life of what has settled.
+    """
+    job.meter.begin("restoring task IDs")
+    at = str(place) if place.rest else ""
+    since = place.rest or f"{max(0, _newest_ms(job) - SEEN_MS)}-0"
+    names: list[str] = []
+    last = since
+    async for entry in job.store.events(job.partition, after=since, contains=b'"Enqueued"'):
+        names += _enqueued(entry.e)
+        last = entry.entry_id
+        if len(names) >= PAGE:
+            at = await _restore_names(job, at, last, names)
+            names = []
+    if names:
+        at = await _restore_names(job, at, last, names)
+    following = str(Place("drop"))
+    await job.step(restore_seen(job.partition, job.rebuild_id, (at, following), ()), following)
+    return Place("drop")
+
+
+async def _restore_names(job: Job, at: str, entry_id: str, names: list[str]) -> str:
+    """The last call of an event's names moves the cursor behind it; those before leave it where it is."""
+    to = str(Place("seen", entry_id))
+    for start in range(0, len(names), PAGE):
+        end = start + PAGE
+        step = (at, to if end >= len(names) else at)
+        await job.step(restore_seen(job.partition, job.rebuild_id, step, names[start:end]), step[1])
+    job.meter.add(len(names))
+    return to
+
+
+def _newest_ms(job: Job) -> int:
+    return entry_ms(job.row.positions.get("events", "0-0"))
+
+
+def _enqueued(e: bytes) -> list[str]:
+    try:
+        events = _batch.decode(e)
+    except msgspec.MsgspecError:
+        return []
+    return [row[0] for event in events if event.get("type") == "Enqueued" for row in event.get("tasks", ())]
+
+
+async def restore_every_task(job: Job, place: Place) -> Place:
+    """Tasks in their order: suspects, lanes, delayed, queued, dead letters. Those that Redis has stay where they are."""
+    after = Cursor.parse(place.rest) if place.rest else None
+    counts = await job.store.count_tasks(job.partition)
+    total = sum(counts.values())
+    sender = _Sender(job, str(place))
+    job.meter.begin("restoring tasks", total)
+    pages, read = anyio.create_memory_object_stream[list[Item]](PAGES_AHEAD)
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_read_pages, job, after, pages, sender.stolen)
+            async with read:
+                await sender.send_all(read)
+    except BaseExceptionGroup as errors:
+        raise _first(errors) from None
+    return await sender.end(Place("fired"))
+
+
+async def _read_pages(job: Job, after: Cursor | None, pages: ObjectSendStream[list[Item]], stolen: Stolen) -> None:
+    async with pages:
+        while True:
+            rows = await job.store.tasks_after(job.partition, after, PAGE)
+            if not rows:
+                return
+            after = Cursor(rows[-1].rank, rows[-1].sort, rows[-1].task_id)
+            with stolen.slice():
+                items = [_item(job, row) for row in rows]
+            await pages.send(items)
+
+
+def _item(job: Job, row: TaskRow) -> Item:
+    cursor = f"tasks|{row.rank}|{row.sort}|{row.task_id}"
+    if row in job.kept:
+        return Item(cursor, None, 0)
+    found = restorable(row, verdict=job.verdict, now_ms=job.now_ms, seen_since_ms=_newest_ms(job) - SEEN_MS)
+    if isinstance(found, Unrestorable):
+        job.tally.leave_out(found.what, found.reason)
+        return Item(cursor, None, 0)
+    fields = _flat.decode(found.envelope)
+    return Item(
+        cursor,
+        RestoreTask(
+            found.task_id, found.place, fields, found.due, found.schedule, found.unique, found.seen, found.old_entry_id
+        ),
+        len(found.envelope),
+    )
+
+
+class _Sender:
+    """Sends items in batches that take the server about five milliseconds, one at a time: each names the one before."""
+
+    def __init__(self, job: Job, cursor: str) -> None:
+        self.stolen = Stolen()
+        self._job = job
+        self._cursor = cursor
+        self._behind = cursor
+        self._size = BatchSize(RESTORE_ROWS)
+        self._pace = Pace(self.stolen, time.monotonic, lambda: None)
+
+    async def send_all(self, pages: ObjectReceiveStream[list[Item]]) -> None:
+        """Until there are no more."""
+        async for items in pages:
+            start = 0
+            while start < len(items):
+                end = self._end(items, start)
+                await self._send(items[start:end])
+                start = end
+
+    def _end(self, items: Sequence[Item], start: int) -> int:
+        size, end = 0, start
+        while end < len(items) and end - start < self._size.size and (end == start or size < RESTORE_BYTES):
+            size += items[end].size
+            end += 1
+        return end
+
+    async def _send(self, items: Sequence[Item]) -> None:
+        """What stays in Redis needs no call: the next one passes it."""
+        job = self._job
+        tasks = [item.task for item in items if item.task is not None]
+        self._behind = items[-1].cursor
+        if tasks:
+            call = restore_tasks(job.partition, job.rebuild_id, (self._cursor, self._behind), tasks)
+            with self._pace.stopwatch() as watch:
+                await job.step(call, self._behind)
+            self._size.took(watch.ms, len(tasks))
+            self._cursor = self._behind
+            job.tally.restored.update(task.place for task in tasks)
+        job.meter.add(len(items))
+
+    async def end(self, following: Place) -> Place:
+        """Move the cursor to the next stage."""
+        job, to = self._job, str(following)
+        await job.step(restore_tasks(job.partition, job.rebuild_id, (self._cursor, to), ()), to)
+        return following
+
+
+async def count_restored(job: Job, place: Place) -> None:
+    """Of a rebuild that goes on: what was restored before counts in its report too."""
+    if not place.rest:
+        return
+    cursor = Cursor.parse(place.rest)
+    counts = await job.store.count_tasks(job.partition)
+    left = await _left_of_rank(job, cursor)
+    for name, number in counts.items():
+        before = number if RANKS[name] < cursor.rank else number - left if RANKS[name] == cursor.rank else 0
+        if before:
+            job.tally.restored[name] += before
+            job.tally.kept = max(0, job.tally.kept - before)
+
+
+async def _left_of_rank(job: Job, cursor: Cursor) -> int:
+    left, after = 0, cursor
+    while rows := await job.store.tasks_after(job.partition, after, PAGE):
+        same = sum(row.rank == cursor.rank for row in rows)
+        left += same
+        if same < len(rows):
+            break
+        after = Cursor(rows[-1].rank, rows[-1].sort, rows[-1].task_id)
+    return left
+
+
+async def would_restore(job: Job) -> None:
+    """Count what a rebuild would bring back, for a dry run."""
+    counts = await job.store.count_tasks(job.partition)
+    job.meter.begin("planning", sum(counts.values()))
+    after: Cursor | None = None
+    while rows := await job.store.tasks_after(job.partition, after, PAGE):
+        after = Cursor(rows[-1].rank, rows[-1].sort, rows[-1].task_id)
+        job.tally.restored.update(item.task.place for row in rows if (item := _item(job, row)).task is not None)
+        job.meter.add(len(rows))
+    job.tally.fired_rows = len(await job.store.fired(job.partition))
+
+
+async def restore_fired_rows(job: Job, place: Place) -> Place:
+    """What was fired of each schedule. A newer row in Redis stays."""
+    at = str(place)
+    rows = sorted(
+        (row for row in (await job.store.fired(job.partition)).values() if row.schedule > place.rest),
+        key=lambda row: row.schedule,
+    )
+    job.meter.begin("restoring what was fired", len(rows))
+    for some in _chunks(rows, RESTORE_ROWS):
+        to = str(Place("fired", some[-1].schedule))
+        pairs = [(row.schedule, _text(row)) for row in some]
+        await job.step(restore_fired(job.partition, job.rebuild_id, (at, to), pairs), to)
+        at = to
+        job.tally.fired_rows += len(some)
+        job.meter.add(len(some))
+    following = str(Place("facts"))
+    await job.step(restore_fired(job.partition, job.rebuild_id, (at, following), ()), following)
+    return Place("facts")
+
+
+def _text(row: FiredRow) -> str:
+    return f"{row.generation}|{row.last}|{row.count}|{row.open}"
+
+
+async def restore_totals(job: Job, place: Place) -> Place:
+    """Counters, and whether the queue is paused.
+
+    Counters that began anew with the loss are added to; those that are only older are brought up. Whether a queue is
+    paused Redis knows itself, unless it lost that or went back.
+    """
+    job.meter.begin("restoring totals")
+    sentinels = job.partition.key("counters"), job.partition.key("control")
+
+    async def ask(client: AsyncClient) -> list[bool]:
+        return [bool(await client.hexists(key, "{archive}")) for key in sentinels]
+
+    has_counters, has_control = await job.redis.use(ask)
+    done = str(Place("done"))
+    await job.step(
+        restore_facts(
+            job.partition,
+            job.rebuild_id,
+            (str(place), done),
+            paused=job.row.paused and (job.verdict == "rolled_back" or not has_control),
+            counters=job.row.counters,
+            mode="max" if has_counters else "add",
+        ),
+        done,
+    )
+    return Place("done")
+
+
+def _chunks(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
