@@ -144,8 +144,8 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
     """What lies behind the archive's positions, read at one instant.
 
     `entries`: by stream (the seven and `dead`), only when `drained`: no event is left unread. `more`: entries are.
-    `dead_first`: ID of the first entry of `:dead`, empty when there is none, so that the archive forgets the letters that
-    retention has trimmed; None: not looked at. `counters`, `paused`: None when not drained.
+    `dead_first`: ID of the first entry of `:dead`, empty when there is none: what was before it, retention has trimmed;
+    None: not looked at. `counters`, `paused`: None when not drained.
     """
 
     events: tuple[EventEntry, ...] = ()

@@ -1,0 +1,114 @@
+"""Envelopes as the archive keeps them: the flat JSON array of docs/protocol.md, whatever bytes are in it. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import msgspec
+
+from reclaimd.streams.keys import LANES
+
+HISTORY_ROWS = 20
+"""The first row and the last 19 are kept, as the scripts do."""
+
+_words = msgspec.json.Decoder(list[str], strict=False)
+_OPTIONAL = (b"deliveries", b"attempts", b"handbacks", b"token", b"unique", b"schedule", b"history")
+_LANES = frozenset(lane.encode() for lane in LANES)
+_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:-")
+
+
+def pack(fields: Sequence[bytes]) -> bytes:
+    """Stream fields to a JSON array; bytes that are not UTF-8 stay as they are."""
+    try:
+        return msgspec.json.encode([field.decode() for field in fields])
+    except UnicodeDecodeError:
+        words = [field.decode(errors="surrogateescape") for field in fields]
+        return json.dumps(words, ensure_ascii=False).encode(errors="surrogateescape")
+
+
+def unpack(envelope: bytes) -> list[bytes]:
+    """Stream fields of what `pack` or a script wrote. ValueError when it is no flat JSON array of pairs."""
+    try:
+        fields = [word.encode() for word in _words.decode(envelope)]
+    except (msgspec.MsgspecError, UnicodeError):
+        fields = _unpack_slowly(envelope)
+    if len(fields) % 2:
+        raise ValueError("an envelope with a field that has no value")
+    return fields
+
+
+def _unpack_slowly(envelope: bytes) -> list[bytes]:
+    try:
+        words = json.loads(envelope.decode(errors="surrogateescape"))
+    except RecursionError:
+        raise ValueError("not a flat JSON array") from None
+    if not isinstance(words, list) or not all(isinstance(word, str | int) for word in words):
+        raise ValueError("not a flat JSON array")
+    return [str(word).encode(errors="surrogateescape") for word in words]
+
+
+def is_whole(fields: Sequence[bytes]) -> bool:
+    """Whether the scripts take it for a task: in the order of the protocol, with a lane and a name that exist."""
+    return (
+        len(fields) >= 10
+        and fields[0] == b"task"
+        and fields[2] == b"at"
+        and fields[4] == b"lane"
+        and fields[6] == b"max"
+        and fields[-2] == b"body"
+        and fields[5] in _LANES
+        and 0 < len(fields[1]) <= 128
+        and _NAME.issuperset(fields[1])
+    )
+
+
+def count(text: bytes | None) -> int:
+    """A number of the protocol, at most 15 digits; 0 for what is none."""
+    return int(text) if text and len(text) <= 15 and text.isdigit() else 0
+
+
+def mapping(fields: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Values by field."""
+    return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def token(e: dict[bytes, bytes]) -> int:
+    """The fencing token."""
+    returns = count(e.get(b"deliveries")) + count(e.get(b"attempts")) + count(e.get(b"handbacks"))
+    return (count(e.get(b"token")) or 1) + returns
+
+
+def flat(e: dict[bytes, bytes]) -> list[bytes]:
+    """Fields in the order of the protocol, without those that have their default."""
+    fields = [b"task", e[b"task"], b"at", e[b"at"], b"lane", e[b"lane"], b"max", e[b"max"]]
+    for name in _OPTIONAL:
+        value = e.get(name, b"")
+        if value not in {b"", b"0"}:
+            fields += (name, value)
+    fields += (b"body", e[b"body"])
+    return fields
+
+
+def remember(history: bytes, row: bytes) -> bytes:
+    """A history with one more row. The first names the first entry of the task, so it stays for good."""
+    if not history:
+        return row
+    rows = history.split(b"\n")
+    if len(rows) >= HISTORY_ROWS:
+        del rows[1]
+    return b"\n".join([*rows, row])
+
+
+def history_row(at_ms: int, what: str, cause: str, entry_id: str) -> bytes:
+    """A row of a history that no worker wrote. `entry_id`: of the entry that ended with it."""
+    return msgspec.json.encode([at_ms, what, "", cause, entry_id])
+
+
+def first_entry(history: bytes) -> str:
+    """The first entry that carried a task, from its history; empty when that does not tell."""
+    try:
+        row = json.loads(history.partition(b"\n")[0] or b"[]")
+    except (ValueError, RecursionError):
+        return ""
+    return row[4] if isinstance(row, list) and len(row) >= 5 and isinstance(row[4], str) else ""
