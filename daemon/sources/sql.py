@@ -1,7 +1,6 @@
 """A source of kind sql: the rows that a query gives now, read-only, on a connection of its own."""
 
 import asyncio
-import re
 import threading
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
@@ -13,11 +12,12 @@ from urllib.parse import quote
 import aiosqlite
 import anyio
 import anyio.to_thread
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from reclaimd.daemon.databases import read_url, told
 from reclaimd.daemon.sources.errors import SourceFailed
 from reclaimd.streams.addresses import database_url_problem
 from reclaimd.streams.durations import format_duration
@@ -87,12 +87,12 @@ async def _run(url: URL, query: str, given_up: threading.Event) -> list[dict[str
                 raise SourceFailed(f"the query gives more than {MOST_ROWS} rows: split it into several sources")
             return [_row(names, row) for row in rows]
     except DBAPIError as error:
-        raise SourceFailed(_told(error.orig, url)) from None
+        raise SourceFailed(told(error.orig, url)) from None
     except OSError as error:
-        raise SourceFailed(f"the database cannot be reached: {_told(error, url)}") from None
+        raise SourceFailed(f"the database cannot be reached: {told(error, url)}") from None
     except (SQLAlchemyError, TypeError, ValueError) as error:
         # The last two come from drivers that do not know a parameter of the URL, or its value.
-        raise SourceFailed(_told(error, url)) from None
+        raise SourceFailed(told(error, url)) from None
     finally:
         await engine.dispose()
 
@@ -108,14 +108,12 @@ def _url_in(path: Path) -> str:
 
 def _with_driver(text: str) -> URL:
     try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        raise SourceFailed("the URL cannot be read: percent-encode / ? # @ : in user and password") from None
+        url = read_url(text)
+    except ValueError as error:
+        raise SourceFailed(str(error)) from None
     if not url.drivername.startswith("sqlite"):
-        # Everybody else calls it sslmode.
-        query = {"ssl" if key == "sslmode" else key: value for key, value in url.query.items()}
-        return url.set(drivername="postgresql+asyncpg", query=query)
-    path = Path(url.database or "").absolute()
+        return url
+    path = Path(url.database or "")
     try:
         path.open("rb").close()
     except OSError as error:
@@ -164,13 +162,3 @@ def _plain(value: Any) -> Any:
         case list():
             return value
     return str(value)
-
-
-def _told(error: BaseException | None, url: URL) -> str:
-    """The driver's own words, without the password even if it repeats the URL."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = re.sub(r"^<class '[\w.]+'>: ", "", text)
-    for secret in {url.password, quote(str(url.password or ""), safe="")}:
-        if secret:
-            text = text.replace(str(secret), "***")
-    return text[:500]

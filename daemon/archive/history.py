@@ -1,0 +1,147 @@
+"""The kept event batches: read by pages, and forgotten by age and size."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Final, NamedTuple
+
+import anyio
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from reclaimd.daemon.archive import schema
+from reclaimd.daemon.archive.engine import Database, to_the_end
+from reclaimd.daemon.archive.records import entry_id, id_of
+from reclaimd.daemon.archive.statements import contains
+from reclaimd.daemon.rebuild.values import sort_of_entry
+from reclaimd.streams.keys import Partition
+
+PAGE: Final = 64
+"""Batches read at once; one may have a few hundred kilobytes."""
+STEP: Final = 200
+"""Batches deleted in one transaction."""
+FREE_PAGES: Final = 4_096
+"""Pages that a file keeps for what comes next."""
+VACUUM_PAGES: Final = 512
+"""Pages given back in one step, during which nobody else can write."""
+
+_events = schema.events.c
+_partitions = schema.partitions.c
+
+
+class Kept(NamedTuple):
+    """One batch. `at`: wall ms, 0 when it was unreadable; `e`: its bytes, as `decode_batch` takes them."""
+
+    entry_id: str
+    at: int
+    e: bytes
+
+
+class Retained(NamedTuple):
+    """What was forgotten: batches, their bytes, and the pages that the file gave back."""
+
+    batches: int
+    freed: int
+    pages: int
+
+
+async def events(
+    database: Database, partition: Partition, after: str, needle: bytes | str | None, until: str | None
+) -> AsyncIterator[Kept]:
+    """See `Store.events`. A transaction a page, so that a slow reader holds up nothing."""
+    wanted = select(_events.entry, _events.at, _events.e).where(_events.partition_id == id_of(partition))
+    if until is not None:
+        wanted = wanted.where(_events.entry <= sort_of_entry(until))
+    if needle is not None:
+        raw = needle.encode() if isinstance(needle, str) else needle
+        wanted = wanted.where(contains(_events.e, raw, database.dialect))
+    wanted = wanted.order_by(_events.entry).limit(PAGE)
+    position = sort_of_entry(after)
+    while True:
+        async with database.reading() as connection:
+            page = (await connection.execute(wanted.where(_events.entry > position))).all()
+        for entry, at, e in page:
+            yield Kept(entry_id(entry), at, e)
+        if len(page) < PAGE:
+            return
+        position = page[-1].entry
+
+
+async def retain(database: Database, before_ms: int, most_bytes: int) -> Retained:
+    """See `Store.retain`. In small steps, between which the archiver gets its turn."""
+    batches = freed = 0
+    too_old = _events.entry < sort_of_entry(f"{max(0, before_ms)}-0")
+    for row_id, _ in await _kept(database):
+        while (done := await _forget(database, row_id, too_old))[0]:
+            batches, freed = batches + done[0], freed + done[1]
+            await anyio.lowlevel.checkpoint()
+    while sum(kept for _, kept in await _kept(database)) > most_bytes:
+        oldest = await _with_the_oldest(database)
+        done = (0, 0) if oldest is None else await _forget(database, oldest, None)
+        if not done[0]:
+            break
+        batches, freed = batches + done[0], freed + done[1]
+    return Retained(batches, freed, await _vacuum(database))
+
+
+async def _kept(database: Database) -> list[tuple[int, int]]:
+    async with database.reading() as connection:
+        rows = await connection.execute(select(_partitions.id, _partitions.events_bytes))
+        return [(row_id, kept) for row_id, kept in rows]
+
+
+async def _with_the_oldest(database: Database) -> int | None:
+    """The partition whose oldest batch is the oldest of all."""
+    oldest = select(_events.entry).where(_events.partition_id == _partitions.id)
+    first = oldest.order_by(_events.entry).limit(1).scalar_subquery()
+    async with database.reading() as connection:
+        rows = (await connection.execute(select(_partitions.id, first))).all()
+    found = [(entry, row_id) for row_id, entry in rows if entry is not None]
+    return min(found)[1] if found else None
+
+
+@to_the_end
+async def _forget(database: Database, row_id: int, which: ColumnElement[bool] | None) -> tuple[int, int]:
+    """Delete the oldest batches of a partition, a step of them. Returns how many, and their bytes."""
+    ours = _events.partition_id == row_id
+    oldest = select(_events.entry, func.length(_events.e)).where(ours)
+    if which is not None:
+        oldest = oldest.where(which)
+    async with database.writing() as connection:
+        await _lock(connection, row_id)
+        rows = (await connection.execute(oldest.order_by(_events.entry).limit(STEP))).all()
+        if not rows:
+            return 0, 0
+        freed = sum(length for _, length in rows)
+        await connection.execute(delete(schema.events).where(ours, _events.entry <= rows[-1][0]))
+        less = _partitions.events_bytes - freed
+        await connection.execute(update(schema.partitions).where(_partitions.id == row_id).values(events_bytes=less))
+        return len(rows), freed
+
+
+async def _lock(connection: AsyncConnection, row_id: int) -> None:
+    """As a commit does, so that what is counted is what is deleted."""
+    same: dict[str, Any] = {"events_bytes": _partitions.events_bytes}
+    await connection.execute(update(schema.partitions).where(_partitions.id == row_id).values(same))
+
+
+async def _vacuum(database: Database) -> int:
+    """Give free pages back to the file system, all but a reserve. PostgreSQL sees to itself."""
+    if database.path is None:
+        return 0
+    before = free = await _pragma(database, "freelist_count")
+    while free > FREE_PAGES:
+        await _pragma(database, f"incremental_vacuum({min(VACUUM_PAGES, free - FREE_PAGES)})")
+        left = await _pragma(database, "freelist_count")
+        if left >= free:
+            break
+        free = left
+        await anyio.lowlevel.checkpoint()
+    return before - free
+
+
+@to_the_end
+async def _pragma(database: Database, pragma: str) -> int:
+    async with database.writing() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        # Fetching to the end matters: each step of this one gives back a single page.
+        rows = list(await driver.execute_fetchall(f"PRAGMA {pragma}"))
+        return int(rows[0][0]) if rows else 0

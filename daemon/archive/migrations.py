@@ -1,0 +1,60 @@
+"""Brings the schema of an archive up to the newest version, one step after another, in one transaction."""
+
+import secrets
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from sqlalchemy import Connection, inspect, select, text
+
+from reclaimd.daemon.archive.errors import ArchiveFailed, ArchiveTooNew, Trouble
+from reclaimd.daemon.archive.schema import meta, metadata
+
+Step: TypeAlias = Callable[[Connection], None]
+
+_LOCK: Final = 0x7265636C61696D64
+"""For PostgreSQL's advisory lock: "reclaimd"."""
+
+
+def _first(connection: Connection) -> None:
+    metadata.create_all(connection)
+
+
+# Version n is what the first n steps make. A step never changes once it was released; when the tables change, the
+# step that made their old form must say so itself instead of taking it from `schema`.
+STEPS: tuple[Step, ...] = (_first,)
+
+
+def migrate(connection: Connection, where: str, archive_id: str | None = None) -> str:
+    """Make or change the tables so that this program can use them. Returns the archive's ID.
+
+    Many may do so at once: the transaction that `connection` is in must hold SQLite's write lock. `archive_id`: of an
+    archive that is made now. Raises ArchiveTooNew, before anything was written.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    version, known_id = _found(connection, where)
+    if version > len(STEPS):
+        raise ArchiveTooNew(Trouble.TOO_NEW, where, f"schema {version}, this program knows {len(STEPS)}")
+    if version == len(STEPS) and known_id:
+        return known_id
+    for step in STEPS[version:]:
+        step(connection)
+    known_id = known_id or archive_id or secrets.token_hex(16)
+    _write(connection, "schema_version", str(len(STEPS)))
+    _write(connection, "archive_id", known_id)
+    return known_id
+
+
+def _found(connection: Connection, where: str) -> tuple[int, str]:
+    if not inspect(connection).has_table(meta.name):
+        return 0, ""
+    rows: dict[str, str] = dict(connection.execute(select(meta.c.key, meta.c.value)).all())
+    version = rows.get("schema_version", "0")
+    if not version.isdecimal():
+        raise ArchiveFailed(Trouble.DAMAGED, where, f"its schema version is {version!r}")
+    return int(version), rows.get("archive_id", "")
+
+
+def _write(connection: Connection, key: str, value: str) -> None:
+    if connection.execute(meta.update().where(meta.c.key == key).values(value=value)).rowcount == 0:
+        connection.execute(meta.insert().values(key=key, value=value))

@@ -1,0 +1,73 @@
+"""Rebuilds as the archive remembers them."""
+
+import time
+
+import msgspec
+from sqlalchemy import select, update
+
+from reclaimd.daemon.archive import schema
+from reclaimd.daemon.archive.engine import Database, to_the_end
+from reclaimd.daemon.archive.records import is_partition
+from reclaimd.daemon.archive.statements import insert_new
+from reclaimd.daemon.rebuild.values import PartitionState, Report
+from reclaimd.streams.keys import Partition
+
+_rebuilds = schema.rebuilds.c
+_partitions = schema.partitions.c
+_report = msgspec.json.Decoder(Report)
+
+
+@to_the_end
+async def begin(
+    database: Database, partition: Partition, rebuild_id: str, new_epoch_id: str, verdict: str, state: PartitionState
+) -> None:
+    """See `Store.begin_rebuild`."""
+    begun_ms = int(time.time() * 1000)
+    report = Report(
+        rebuild_id=rebuild_id,
+        verdict=verdict,
+        namespace=partition.namespace,
+        queue=partition.queue,
+        begun_ms=begun_ms,
+    )
+    row = {
+        "id": rebuild_id,
+        "namespace": partition.namespace,
+        "queue": partition.queue,
+        "number": partition.number,
+        "verdict": verdict,
+        "begun_ms": begun_ms,
+        "report": msgspec.json.encode(report),
+    }
+    begun = {"rebuild_id": rebuild_id, "new_epoch_id": new_epoch_id, "verdict": verdict, "state": state}
+    key = {"namespace": partition.namespace, "queue": partition.queue, "number": partition.number}
+    async with database.writing() as connection:
+        await connection.execute(insert_new(schema.partitions, database.dialect), key)
+        await connection.execute(update(schema.partitions).where(is_partition(partition)).values(begun))
+        await connection.execute(insert_new(schema.rebuilds, database.dialect), row)
+
+
+@to_the_end
+async def end(
+    database: Database, partition: Partition, rebuild_id: str, epoch_id: str, mark: str, report: Report
+) -> bool:
+    """See `Store.end_rebuild`."""
+    ended_ms = report.ended_ms or int(time.time() * 1000)
+    anew = {"epoch_id": epoch_id, "mark": mark, "positions": "{}", "state": "archiving", "new_epoch_id": ""}
+    kept = {"ended_ms": ended_ms, "report": msgspec.json.encode(msgspec.structs.replace(report, ended_ms=ended_ms))}
+    async with database.writing() as connection:
+        this = update(schema.partitions).where(is_partition(partition), _partitions.rebuild_id == rebuild_id)
+        done = await connection.execute(this.values(anew))
+        if done.rowcount == 1:
+            await connection.execute(update(schema.rebuilds).where(_rebuilds.id == rebuild_id).values(kept))
+        return done.rowcount == 1
+
+
+async def newest(database: Database, namespace: str, queue: str | None, limit: int) -> list[Report]:
+    """See `Store.rebuilds`."""
+    wanted = select(_rebuilds.report).where(_rebuilds.namespace == namespace)
+    if queue is not None:
+        wanted = wanted.where(_rebuilds.queue == queue)
+    async with database.reading() as connection:
+        found = await connection.scalars(wanted.order_by(_rebuilds.begun_ms.desc(), _rebuilds.id).limit(limit))
+        return [_report.decode(report) for report in found]
