@@ -1,0 +1,163 @@
+"""What a rebuild does with each task: what Redis shows is held against what the archive knows. Pure.
+
+The fencing token tells which of two states of one incarnation is the newer one. Births tell incarnations apart: an ID
+that has ended may be a new task some minutes later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from reclaimd.daemon.rebuild import envelopes
+from reclaimd.daemon.rebuild.rows import FOREIGN, birth_ms
+from reclaimd.daemon.rebuild.values import (
+    DEAD,
+    DELAYED,
+    QUEUED,
+    Decision,
+    Ended,
+    FiredRow,
+    Present,
+    Restorable,
+    TaskRow,
+    Unrestorable,
+    entry_ms,
+)
+from reclaimd.streams.ids import EntryID
+
+RESENT_MS: Final = 300_000
+"""For at least so long a producer may send an ID again without making a new task of it."""
+SUSPECT_FROM: Final = 2
+"""Deliveries from which on a task comes back as a suspect."""
+
+_KEEP = Decision()
+
+
+def decide(present: Present, archived: Sequence[TaskRow], ended: Ended | None) -> Decision:
+    """About one task in Redis. `archived`: all rows that the archive has of its ID; `ended`: the last time it did."""
+    if present.place == DEAD:
+        return _decide_letter(present, archived, ended)
+    rows = {row.letter: row for row in archived}
+    own = rows.pop("", None)
+    if ended is not None and _has_ended(present, own, ended):
+        return Decision(drop=ended.why, restore=own is not None)
+    if own is not None:
+        if own.token > present.token:
+            return Decision(drop="superseded", restore=True)
+        return Decision(covers=("",))
+    return _decide_buried(present, list(rows.values()))
+
+
+def _has_ended(present: Present, own: TaskRow | None, ended: Ended) -> bool:
+    """Unless it was born later than an ID may be sent again, or the archive knows this very incarnation as open."""
+    if present.birth_ms > ended.at_ms + RESENT_MS:
+        return False
+    return own is None or birth_ms(own) != present.birth_ms
+
+
+def _decide_buried(present: Present, letters: Sequence[TaskRow]) -> Decision:
+    """It is open in Redis, and the archive has at most dead letters of it."""
+    mine = [row for row in letters if present.birth_ms <= entry_ms(row.letter)]
+    if any(row.token >= present.token for row in mine):
+        return Decision(drop="buried", restore=True)
+    # A token above that of its letter: it was redriven since.
+    return Decision(covers=tuple(row.letter for row in mine))
+
+
+def _decide_letter(present: Present, archived: Sequence[TaskRow], ended: Ended | None) -> Decision:
+    """The same letter has another entry ID once a rebuild has restored it; `dead_at` stays."""
+    for row in archived:
+        if row.letter == present.entry_id:
+            return Decision(covers=(row.letter,))
+    for row in archived:
+        if row.letter and row.token == present.token and birth_ms(row) == present.birth_ms:
+            return Decision(covers=(row.letter,))
+    if ended is not None and entry_ms(present.entry_id) <= ended.at_ms:
+        return Decision(drop=ended.why)
+    if any(not row.letter and row.token > present.token for row in archived):
+        return Decision(drop="superseded", restore=True)
+    return _KEEP
+
+
+def restorable(
+    row: TaskRow, *, verdict: str, now_ms: int, seen_since_ms: int, queued: bool = True
+) -> Restorable | Unrestorable:
+    """How an archived task goes back to Redis, or why it can't.
+
+    It counts one handback more, so that its fencing token is above any that was ever given out. `verdict`: of the
+    loss, for its history. `seen_since_ms`: tasks enqueued from then on count as seen. `queued`: what waited in its
+    schedule's queue goes on waiting there, instead of to its lane.
+    """
+    try:
+        fields = envelopes.unpack(row.envelope)
+    except ValueError as error:
+        return Unrestorable(row.task_id, f"its envelope cannot be read: {error}")
+    if row.place == DEAD:
+        return _unchanged(row, unique="", seen=False)
+    if row.task_id.startswith(FOREIGN) or not envelopes.is_whole(fields):
+        return Unrestorable(row.task_id, "it is not a task of the protocol")
+    e = envelopes.mapping(fields)
+    unique = e.get(b"unique", b"").decode(errors="replace")
+    seen = row.at >= seen_since_ms
+    if row.place == QUEUED and queued:
+        return _unchanged(row, unique=unique, seen=seen)
+    e[b"handbacks"] = b"%d" % (envelopes.count(e.get(b"handbacks")) + 1)
+    told = envelopes.history_row(now_ms, "restored", verdict, row.entry_id)
+    e[b"history"] = envelopes.remember(e.get(b"history", b""), told)
+    return Restorable(
+        task_id=row.task_id,
+        place=_place(row, envelopes.count(e.get(b"deliveries"))),
+        due=row.due,
+        schedule=row.schedule,
+        unique=unique,
+        seen=seen,
+        envelope=envelopes.pack(envelopes.flat(e)),
+        old_entry_id=row.entry_id,
+    )
+
+
+def _unchanged(row: TaskRow, *, unique: str, seen: bool) -> Restorable:
+    return Restorable(row.task_id, row.place, 0, row.schedule, unique, seen, row.envelope, row.entry_id)
+
+
+def _place(row: TaskRow, deliveries: int) -> str:
+    if row.place == DELAYED:
+        return DELAYED
+    return "suspect" if deliveries >= SUSPECT_FROM else f"recovered:{row.lane}"
+
+
+class FiredPlan(msgspec.Struct, frozen=True):
+    """The row of a schedule after a rebuild. `release`: what is queued and must go to its lane, or empty: it is the
+    open one then, because what it waited for is nowhere any more.
+    """
+
+    row: FiredRow
+    release: str = ""
+
+
+def fired(
+    archived: FiredRow | None,
+    present: FiredRow | None,
+    is_open: Callable[[str], bool],
+    is_queued: Callable[[str], bool],
+) -> FiredPlan | None:
+    """The newer of two rows, with an open task that there is. None when there is neither.
+
+    `is_open`, `is_queued`: whether that task will be in a stream or delayed, or in `:fired:queued`, once the rebuild
+    has ended. A schedule that waited for a task that is nowhere would never fire again.
+    """
+    rows = sorted((row for row in (archived, present) if row is not None), key=_age, reverse=True)
+    if not rows:
+        return None
+    task = next((row.open for row in rows if row.open and is_open(row.open)), "")
+    queued = next((row.queued for row in rows if row.queued and is_queued(row.queued)), "")
+    if queued and not task:
+        return FiredPlan(msgspec.structs.replace(rows[0], open=queued, queued=""), release=queued)
+    return FiredPlan(msgspec.structs.replace(rows[0], open=task, queued=queued))
+
+
+def _age(row: FiredRow) -> tuple[EntryID, int, int]:
+    return EntryID.parse(row.generation), row.last, row.count
