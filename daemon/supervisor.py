@@ -22,7 +22,7 @@ from reclaimd.daemon.loops.redis import RedisLoop
 from reclaimd.daemon.loops.scheduler import Scheduler
 from reclaimd.daemon.loops.shell import Context
 from reclaimd.daemon.loops.sources import source_loops
-from reclaimd.daemon.loops.start import recover_at_start
+from reclaimd.daemon.loops.start import detect_at_start, recover_at_start
 from reclaimd.daemon.sd_notify import notify
 from reclaimd.metrics.collector import ViewCollector
 from reclaimd.metrics.instruments import new_registry
@@ -72,7 +72,7 @@ async def run(settings: Settings, *, on_ready: OnReady | None = None) -> None:
     host, port = parse_listen(settings.listen)
     health.expect("start", stall_after=float("inf"))
     with _plain_errors():
-        async with _closing(context, scheduler) as events_link, anyio.create_task_group() as tasks:
+        async with _closing(context, scheduler, fleet) as events_link, anyio.create_task_group() as tasks:
             port = await tasks.start(serve_http, host, port, make_app(registry, health))
             log.info("listening", address=f"{host}:{port}", redis=redacted(settings.redis_url))
             tasks.start_soon(measure_lag, context)
@@ -83,11 +83,13 @@ async def run(settings: Settings, *, on_ready: OnReady | None = None) -> None:
             redis_loop = RedisLoop(context)
             await _connect(redis_loop, connectivity)
             tasks.start_soon(redis_loop.run)
+            await detect_at_start(context, fleet)
             await recover_at_start(context, fleet, events, narrator)
             await scheduler.start(tasks)
             for loop in source_loops(context, scheduler):
                 tasks.start_soon(loop.run)
             fleet.run_in(tasks)
+            fleet.archiving.run_in(tasks)
             tasks.start_soon(fleet.discovery.run)
             tasks.start_soon(events.loop.run)
             health.ok("start")
@@ -109,7 +111,7 @@ async def _connect(redis_loop: RedisLoop, connectivity: Connectivity) -> None:
 
 
 @asynccontextmanager
-async def _closing(context: Context, scheduler: Scheduler) -> AsyncIterator[Link]:
+async def _closing(context: Context, scheduler: Scheduler, fleet: Fleet) -> AsyncIterator[Link]:
     events_link = Link(context.settings.redis_url, context.connectivity, reply_timeout=reading_timeout())
     try:
         yield events_link
@@ -118,6 +120,7 @@ async def _closing(context: Context, scheduler: Scheduler) -> AsyncIterator[Link
         with anyio.CancelScope(shield=True):
             await events_link.aclose()
             await scheduler.aclose()
+            await fleet.archiving.aclose()
             await context.links.aclose()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import anyio
 from anyio.abc import TaskGroup
 
+from reclaimd.daemon.loops.archiving import Archiving
 from reclaimd.daemon.loops.events import EventsLoop
 from reclaimd.daemon.loops.partition import PartitionLoop
 from reclaimd.daemon.loops.scheduler import Scheduler
@@ -31,9 +32,12 @@ class Fleet:
         )
         self.events: EventsLoop | None = None
         self.scheduler: Scheduler | None = None
+        self.archiving = Archiving(
+            context, server_now=self.server_now, on_store=self._archive_known, on_rebuilt=self._look_again
+        )
         self._context = context
         self._tasks: TaskGroup | None = None
-        self._scopes: dict[str, anyio.CancelScope] = {}
+        self._scopes: dict[str, list[anyio.CancelScope]] = {}
         self._refused: set[bytes | str] = set()
 
     def views(self) -> Mapping[str, PartitionView]:
@@ -61,6 +65,7 @@ class Fleet:
         """Wake the partition's loop when, and no earlier than, these events ask for it."""
         if self.scheduler is not None:
             self.scheduler.happened(queue, batches)
+        self.archiving.heard(queue, batches)
         member = self.members.get(queue)
         if member is None:
             return
@@ -85,6 +90,10 @@ class Fleet:
         if dues:
             member.due_at(min(dues))
 
+    def observes(self, queue: str) -> bool:
+        """Whether this daemon makes the histograms of a queue."""
+        return self.archiving.observes(queue)
+
     def server_now(self, queue: str) -> float | None:
         """The server's wall clock in milliseconds, if the queue was ever seen."""
         member = self.members.get(queue)
@@ -101,7 +110,13 @@ class Fleet:
 
     def _add(self, queue: str) -> None:
         partition = Partition(self._context.settings.namespace, queue)
-        self.members[queue] = PartitionLoop(partition, self._context, on_new_epoch=self._data_replaced)
+        self.members[queue] = PartitionLoop(
+            partition,
+            self._context,
+            on_new_epoch=self._data_replaced,
+            archived=lambda: self.archiving.archived(queue),
+        )
+        self.archiving.add(partition)
         if self.events is not None:
             # A queue that was there at the start is read from its end; one that came later has only new events.
             self.events.watch(partition, *(() if self._tasks is not None else (None,)))
@@ -111,26 +126,40 @@ class Fleet:
 
     def _start(self, queue: str) -> None:
         assert self._tasks is not None
-        scope = self._scopes[queue] = anyio.CancelScope()
+        archiver = self.archiving.members.get(queue)
+        loops = [self.members[queue].loop, *([archiver.loop] if archiver is not None else [])]
+        self._scopes[queue] = [anyio.CancelScope() for _ in loops]
 
-        async def run() -> None:
+        async def run(loop: Loop, scope: anyio.CancelScope) -> None:
             with scope:
-                await self.members[queue].loop.run()
+                await loop.run()
 
-        self._tasks.start_soon(run)
+        for loop, scope in zip(loops, self._scopes[queue], strict=True):
+            self._tasks.start_soon(run, loop, scope)
 
     def _drop_if_empty(self, queue: str) -> None:
         """The registry alone is no proof: what a lost registry left behind must still be recovered."""
         member = self.members[queue]
-        if member.view is None or member.view.state != "absent":
+        if member.view is None or member.view.state != "absent" or self.archiving.keeps(queue):
             return
         del self.members[queue]
-        if (scope := self._scopes.pop(queue, None)) is not None:
+        for scope in self._scopes.pop(queue, []):
             scope.cancel()
         if self.events is not None:
             self.events.unwatch(member.partition)
+        self.archiving.remove(queue)
         self._context.health.forget(member.loop.name, queue)
         log.info("queue gone", queue=queue)
+
+    def _archive_known(self, archive_id: str) -> None:
+        if self.scheduler is not None:
+            self.scheduler.gate.archive_id = archive_id
+
+    def _look_again(self, queue: str) -> None:
+        """A partition was opened again after a rebuild."""
+        member = self.members.get(queue)
+        if member is not None:
+            member.look_now()
 
     def _data_replaced(self, partition: Partition) -> None:
         if self.events is not None:

@@ -24,6 +24,26 @@ class Recovered(msgspec.Struct, frozen=True):
     failed: tuple[str, ...]
 
 
+async def detect_at_start(context: Context, fleet: Fleet) -> None:
+    """Hold Redis against the archive before anything is recovered, and rebuild what was lost, if that is wanted.
+
+    An archive that cannot be reached within a few seconds holds up nothing: it is tried again while the daemon runs.
+    """
+    archiving = fleet.archiving
+    if not archiving.enabled:
+        return
+    # Queues that Redis has forgotten are to be found too.
+    await archiving.loop.insist(archiving.step)
+    await fleet.discovery.insist(fleet.discovery.step)
+    began = time.monotonic()
+    for archiver in list(archiving.members.values()):
+        while not archiver.settled and not archiving.behind:
+            if not await archiver.loop.insist(archiver.step):
+                break
+            context.health.progress(fleet.discovery.name)
+    log.info("archive compared", queues=len(archiving.members), seconds=round(time.monotonic() - began, 3))
+
+
 async def recover_at_start(context: Context, fleet: Fleet, events: EventsLoop, narrator: Narrator) -> Recovered:
     """Find all queues, recover each, log each recovered task and the total. A broken queue does not stop the others."""
     began = time.monotonic()

@@ -1,0 +1,263 @@
+"""The archiver of one partition: look whether its data are whole, read on, commit. Rebuild what was lost.
+
+Only the owner does so; the others watch it. While the archive cannot be written, tasks are recovered all the same.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+import anyio
+import msgspec
+
+from reclaimd.daemon.archive.errors import ArchiveFailed, OwnerLost, Trouble
+from reclaimd.daemon.loops import tailing
+from reclaimd.daemon.loops.backlog import Backlog
+from reclaimd.daemon.loops.ownership import BEAT_SECONDS, Claims
+from reclaimd.daemon.loops.repair import Repair
+from reclaimd.daemon.loops.shell import Context, Loop
+from reclaimd.daemon.rebuild.apply import batches, changes, positions_after, wanted
+from reclaimd.daemon.rebuild.detect import verdict
+from reclaimd.daemon.rebuild.values import EVENTS, Changes, PartitionRow, Tail, Verdict, mark_number
+from reclaimd.streams import archive_scripts
+from reclaimd.streams.events import Batch
+from reclaimd.streams.keys import Partition
+from reclaimd.streams.logs import get_logger
+
+if TYPE_CHECKING:
+    from reclaimd.daemon.archive.store import Store
+
+NAME: Final = "archiver"
+LOSS: Final = "loss"
+SOON: Final = 0.05
+FOREVER: Final = float("inf")
+COMMIT_SECONDS: Final = 20.0
+LETTERS_SECONDS: Final = 30.0
+NOTHING: Final = "0-0"
+WHOLE: Final = "whole"
+"""In the positions, once what no stream tells was read too."""
+
+log = get_logger(__name__)
+
+
+class Archive(Protocol):
+    """What the archivers of all partitions share. `me`: this daemon's name as an owner."""
+
+    me: str
+    claims: Claims
+
+    async def store(self) -> "Store": ...
+    def failed(self, queue: str, error: ArchiveFailed) -> float: ...
+    def worked(self, queue: str) -> None: ...
+    def rebuilt(self, queue: str) -> None: ...
+
+
+class Archiver:
+    """Follows one partition. `row`: what the archive has of it, as last seen; `owner`: whether this daemon archives it.
+
+    `settled`: the last step found out how the partition is, and nothing is left to be done about it.
+    """
+
+    def __init__(
+        self, partition: Partition, archive: Archive, context: Context, server_now: Callable[[], float | None]
+    ) -> None:
+        self.partition = partition
+        self.loop = Loop(NAME, partition.queue, self.step, context, stall_after=FOREVER)
+        self.row: PartitionRow | None = None
+        self.owner: bool | None = None
+        self.settled = False
+        self.kind = ""
+        self.beaten_at = 0.0
+        self.backlog = Backlog(server_now)
+        self._archive = archive
+        self._context = context
+        self._metrics = context.instruments.archive
+        self._stepped_at = 0.0
+        self._letters_at = 0.0
+        self._suspicious = True
+        self._repair = Repair(self, archive, context)
+
+    @property
+    def queue(self) -> str:
+        """Of the partition."""
+        return self.partition.queue
+
+    @property
+    def archived(self) -> str:
+        """Entry ID up to which events may be trimmed; while nobody knows it, none."""
+        return NOTHING if self.row is None else self.row.positions.get(EVENTS, NOTHING)
+
+    @property
+    def adopted(self) -> bool | None:
+        """Whether the archive holds this partition; None when that is not known."""
+        return None if self.row is None else bool(self.row.epoch_id)
+
+    def heard(self, batches: list[Batch]) -> None:
+        """Events were written: archive them soon."""
+        if self.owner is False or not batches:
+            return
+        self.backlog.heard(batches[0].entry_id, batches[-1].entry_id, len(batches))
+        self.loop.alarm.ring_at(self._stepped_at + self._context.settings.archive.poll_ms / 1000)
+
+    async def step(self) -> float:
+        """Look at the partition, and archive what is new. Returns the seconds until the next look at the latest."""
+        self._stepped_at = time.monotonic()
+        self.settled = False
+        try:
+            store = await self._archive.store()
+            if not await self._own(store):
+                self.settled = True
+                self._archive.worked(self.queue)
+                return BEAT_SECONDS
+            return await self._follow(store)
+        except OwnerLost:
+            self.disown()
+            return BEAT_SECONDS
+        except ArchiveFailed as error:
+            self.doubt()
+            return self._archive.failed(self.queue, error)
+
+    def doubt(self) -> None:
+        """Nobody knows what was committed last: ask before the next step. Until then the row is good for trimming."""
+        self._suspicious = True
+        self._archive.claims.forget(self.queue)
+
+    def disown(self) -> None:
+        """Another daemon archives it from now on."""
+        if self.owner:
+            log.info("another daemon archives this queue now", queue=self.queue)
+        self.owner = False
+        self._suspicious = True
+        self.backlog.clear()
+        self._metrics.owned.labels(self.queue).set(0)
+        self._metrics.forget(self.queue)
+        self._context.health.forget(LOSS, self.queue)
+
+    async def _own(self, store: "Store") -> bool:
+        if self.owner and not self._suspicious:
+            return True
+        row = await store.partition(self.partition)
+        seen = None if row is None else row.ownership
+        if not (self.owner and seen is not None and seen.owner == self._archive.me):
+            claims = self._archive.claims
+            if not claims.may_take(self.queue, seen) or not await store.claim(self.partition, self._archive.me, seen):
+                self.row = row
+                if self.owner is not False:
+                    self.disown()
+                return False
+            claims.forget(self.queue)
+            row = await store.partition(self.partition)
+            if not self.owner:
+                log.info("archiving", queue=self.queue, owner_before=seen.owner if seen else "")
+        self.row, self.owner = row, True
+        self._show()
+        return True
+
+    async def _follow(self, store: "Store") -> float:
+        row = self.row
+        assert row is not None
+        if row.epoch_id and WHOLE not in row.positions and row.state == "archiving":
+            await self._read_unstreamed(store, row)
+        row = self.row
+        assert row is not None
+        next_mark = f"{mark_number(row.mark) + 1}:{secrets.token_hex(4)}"
+        expected = archive_scripts.Expected(
+            store.archive_id, row.epoch_id, row.mark, next_mark if row.state == "archiving" else ""
+        )
+        positions = tailing.script_positions(row.positions)
+        found = await self._context.links.send(archive_scripts.tail(self.partition, expected, positions))
+        facts = tailing.facts_of(found.facts)
+        judged = verdict(row, facts, store.archive_id)
+        if not found.ok or judged.kind != "healthy":
+            return await self._judge(store, judged, found.facts)
+        if found.gap:
+            return await self._over_a_gap(store, row)
+        self._suspicious = False
+        self._healthy()
+        return await self._advance(store, row, found, next_mark)
+
+    async def _advance(self, store: "Store", row: PartitionRow, found: archive_scripts.Tail, next_mark: str) -> float:
+        tail = tailing.tail_of(found, await self._first_letter(found))
+        if found.marked:
+            todo = await self._changes(store, tail)
+            began = time.perf_counter()
+            after = positions_after(tail, row.positions)
+            await self._commit(store, todo, after, next_mark)
+            self._metrics.commit_seconds.observe(time.perf_counter() - began)
+            self._metrics.commits.labels(self.queue).inc()
+            self._metrics.events.labels(self.queue).inc(len(tail.events))
+            self.row = msgspec.structs.replace(row, positions=after, mark=next_mark)
+        done = tail.drained and not tail.more
+        self.backlog.committed(self.archived, drained=done)
+        self.settled = True
+        if done:
+            self._archive.worked(self.queue)
+        return BEAT_SECONDS if done else 0.0
+
+    async def _first_letter(self, found: archive_scripts.Tail) -> str | None:
+        """Retention drops dead letters without an event; that is looked for now and then."""
+        now = time.monotonic()
+        if not found.marked or not found.drained or now < self._letters_at + LETTERS_SECONDS:
+            return None
+        self._letters_at = now
+        return await tailing.first_entry(self._context.links, self.partition.key("dead"))
+
+    async def _changes(self, store: "Store", tail: Tail) -> Changes:
+        with self._context.stolen.slice():
+            read = batches(tail)
+            needed = wanted(read)
+        bodies = await tailing.read_bodies(self._context.links, self.partition, needed)
+        fired = await store.fired(self.partition, needed.fired) if needed.fired else {}
+        with self._context.stolen.slice():
+            return changes(tail, bodies, fired, read)
+
+    async def _commit(self, store: "Store", todo: Changes, positions: dict[str, str], mark: str | None) -> None:
+        try:
+            with anyio.fail_after(COMMIT_SECONDS):
+                await store.commit(self.partition, self._archive.me, todo, positions, mark)
+        except TimeoutError:
+            raise ArchiveFailed(Trouble.SLOW, "") from None
+        self.beaten_at = time.monotonic()
+
+    async def _read_unstreamed(self, store: "Store", row: PartitionRow) -> None:
+        """What the events of a partition that was there before its archive do not tell any more."""
+        async for page in tailing.unstreamed(self._context.links, self.partition):
+            await self._commit(store, page, row.positions, None)
+        positions = {**row.positions, WHOLE: "1"}
+        await self._commit(store, Changes(), positions, None)
+        self.row = msgspec.structs.replace(row, positions=positions)
+
+    async def read_again(self, store: "Store", epoch_id: str, mark: str) -> None:
+        """Begin anew with this epoch: forget its tasks, and read everything that there is."""
+        await store.reset(self.partition, self._archive.me, epoch_id, mark)
+        self.row = await store.partition(self.partition)
+        self.backlog.clear()
+
+    async def _over_a_gap(self, store: "Store", row: PartitionRow) -> float:
+        """Events were trimmed before they were archived: what they told of is unknown, so all is read again."""
+        self._metrics.gaps.labels(self.queue).inc()
+        log.error("events were trimmed before they were archived", queue=self.queue, after=self.archived)
+        await self.read_again(store, row.epoch_id, row.mark)
+        return 0.0
+
+    async def _judge(self, store: "Store", judged: Verdict, seen: archive_scripts.Facts) -> float:
+        self._suspicious = True
+        if judged.kind == "healthy":
+            return SOON
+        return await self._repair.act(store, judged, seen)
+
+    def _healthy(self) -> None:
+        if self.kind not in {"", "new", "healthy"}:
+            log.info("data are whole again", queue=self.queue)
+        self.kind = "healthy"
+        self._context.health.forget(LOSS, self.queue)
+        self._metrics.unresolved.labels(self.queue).set(0)
+
+    def _show(self) -> None:
+        metrics, queue = self._metrics, self.queue
+        metrics.owned.labels(queue).set(1)
+        metrics.lag.labels(queue).set_function(lambda: self.backlog.lag_seconds)
+        metrics.behind.labels(queue).set_function(lambda: self.backlog.entries)
+        metrics.unresolved.labels(queue).set(0)
+        metrics.rebuild_progress.labels(queue).set(1)
