@@ -3,7 +3,7 @@
 -- USES: ids schedules
 -- ARGV: now, archive ID, the committed mark, the next one (empty: mark nothing), the committed position, most events, about how many bytes
 -- Reply: ok or no, state (or absent), archive_id, mark, mark_before, rebuild, missing keys by name, keys that exist by name, gap,
---        and if ok: now, events each [id, e or all fields], whether there are more, first ID of the log, header and covers of the newest snapshot
+--        and if ok: now, events each [ID, fields], whether there are more
 -- Cost: O(events read)
 local missing, present = {}, {}
 for name, key in pairs({ events = K.events, snapshots = K.snapshots }) do
@@ -47,16 +47,4 @@ elseif epoch.position ~= position then
   allow_full()
   redis.call('HSET', K.epoch, 'position', position)
 end
-local first = redis.call('XRANGE', K.events, '-', '+', 'COUNT', 1)[1]
-local newest = { '', '' }
-local last = redis.call('XREVRANGE', K.snapshots, '+', '-', 'COUNT', 1)[1]
-if last then
-  local fields = {}
-  for i = 1, #last[2], 2 do
-    fields[last[2][i]] = last[2][i + 1]
-  end
-  if fields.kind == 'commit' then
-    newest = { fields.of or '', fields.covers or '' }
-  end
-end
-return { 'ok', facts, now, read, more and 1 or 0, first and first[1] or '', newest[1], newest[2] }
+return { 'ok', facts, now, read, more and 1 or 0 }

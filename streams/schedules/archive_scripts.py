@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple
 
 from reclaimd.streams.keys import schedule_epoch_key, schedule_events_key, schedule_snapshots_key
 from reclaimd.streams.lua_source import load_script
-from reclaimd.streams.schedules.fold import START
 from reclaimd.streams.scripts import Arg, Call
 
 TAIL_EVENTS: Final = 1_000
@@ -50,8 +49,7 @@ class LogEntry(NamedTuple):
 class ScheduleTail(NamedTuple):
     """`events` only when `agreed`: the log is the one that the archive has read.
 
-    `now`: the server's wall ms; `first`: ID of the log's first event, `snapshot` and `covers`: the newest snapshot, all
-    of them empty when there is none.
+    `now`: the server's wall ms; `more`: not all were read.
     """
 
     agreed: bool
@@ -59,9 +57,6 @@ class ScheduleTail(NamedTuple):
     now: int = 0
     events: tuple[LogEntry, ...] = ()
     more: bool = False
-    first: str = ""
-    snapshot: str = ""
-    covers: str = ""
 
 
 class Frozen(NamedTuple):
@@ -154,9 +149,9 @@ def _parse_tail(reply: list[Any]) -> ScheduleTail:
     status, facts = reply[0].decode(), _facts(reply[1])
     if status != "ok":
         return ScheduleTail(False, facts)
-    _, _, now, entries, more, first, snapshot, covers = reply
+    _, _, now, entries, more = reply
     events = tuple(LogEntry(entry_id.decode(), _event(fields)) for entry_id, fields in entries)
-    return ScheduleTail(True, facts, now, events, bool(more), first.decode(), snapshot.decode(), covers.decode())
+    return ScheduleTail(True, facts, now, events, bool(more))
 
 
 def _facts(reply: list[Any]) -> Facts:
@@ -174,6 +169,3 @@ def event_of(fields: Mapping[bytes, bytes]) -> bytes:
     """The event in an entry; of an entry that is none of ours, all of it, as the fold takes it."""
     event = fields.get(b"e")
     return b"\n".join(b"%s\n%s" % pair for pair in fields.items()) if event is None else event
-
-
-BEGINNING: Final = str(START)

@@ -215,6 +215,15 @@ class ScheduleLog:
                 found = SnapshotEnd(of, int(end["chunks"]), int(end["rows"]), str(end["checksum"]))
                 return Unfinished(found, str(frozen.position), payload)
 
+    async def kept(self, until: EntryID) -> list[tuple[str, bytes]]:
+        """All events up to and with this one that are still there, as their bytes."""
+        found: list[tuple[str, bytes]] = []
+        low = "-"
+        while page := await self._range(self._events, low, str(until), PAGE):
+            found += [(entry_id, event_of(fields)) for entry_id, fields in page]
+            low = f"({page[-1][0]}"
+        return found
+
     async def archived(self) -> EntryID | None:
         """Up to where an archive has read the log, None when there is none or too much waits for it."""
         found: Any = await self._client.hmget(self._epoch, ["archive_id", "position"])
