@@ -4,6 +4,7 @@ from reclaimd.daemon.cli.flags import Flags
 from reclaimd.daemon.cli.output import Output
 from reclaimd.daemon.cli.running import DONE, PROBLEM, run
 from reclaimd.daemon.cli.words import instant, plural, span
+from reclaimd.daemon.inspect.kept import Archive, known_queues, open_archive
 from reclaimd.daemon.inspect.letters import TaskInfo
 from reclaimd.daemon.inspect.life import Life, Now, read_life
 from reclaimd.daemon.inspect.source import Source
@@ -17,35 +18,44 @@ def explain(flags: Flags, task_id: str, queue: str | None) -> int:
         check_task_id(task_id)
 
     async def work(source: Source, out: Output) -> int:
-        queues = await source.queues(queue)
-        lives: list[Life] = []
-        with out.progress() as report:
-            for name in queues:
-                life = await read_life(
-                    source,
-                    name,
-                    task_id,
-                    lambda done, of, name=name: report(f"reading {name}", done, of),  # type: ignore[misc]
-                )
-                if life is not None:
-                    lives.append(life)
-        if out.json:
-            out.document({"task_id": task_id, "found": bool(lives), "searched": queues, "lives": lives})
-        for life in () if out.json else lives:
-            _print(out, task_id, life)
-        if not lives:
-            where = f"queue {queue}" if queue else plural(len(queues), "queue")
-            out.note(f"nothing is known of task {task_id} in {where}: check the ID, or its events are gone")
-        return DONE if lives else PROBLEM
+        async with open_archive(flags.settings(), out.note) as archive:
+            return await _explain(source, archive, out, task_id, queue)
 
     return run(flags, work)
 
 
-def _print(out: Output, task_id: str, life: Life) -> None:
+async def _explain(source: Source, archive: Archive, out: Output, task_id: str, queue: str | None) -> int:
+    queues = await known_queues(source, archive, queue)
+    lives: list[Life] = []
+    with out.progress() as report:
+        for name in queues:
+            life = await read_life(
+                source,
+                name,
+                task_id,
+                lambda done, of, name=name: report(f"reading {name}", done, of),  # type: ignore[misc]
+                archive,
+            )
+            if life is not None:
+                lives.append(life)
+    if out.json:
+        out.document(
+            {"task_id": task_id, "found": bool(lives), "searched": queues, "archive": archive.present, "lives": lives}
+        )
+    for life in () if out.json else lives:
+        _print(out, task_id, life, archived=archive.present)
+    if not lives:
+        where = f"queue {queue}" if queue else plural(len(queues), "queue")
+        out.note(f"nothing is known of task {task_id} in {where}: check the ID, or its events are gone")
+    return DONE if lives else PROBLEM
+
+
+def _print(out: Output, task_id: str, life: Life, *, archived: bool) -> None:
     out.line(f"Task {task_id} in queue {life.queue}: {sentence(life.now)}")
     if not life.complete:
         since = f" before {instant(life.events_from_ms)}" if life.events_from_ms else ""
-        out.line(f"Older events are gone: nothing{since} is kept.")
+        kept = " is kept." if archived else " is kept; an archive (archive.url) would keep them longer."
+        out.line(f"Older events are gone: nothing{since}{kept}")
     for step in life.steps:
         out.line(f"{instant(step.at_ms)}  {tell(step)}")
 
@@ -56,6 +66,11 @@ def sentence(now: Now) -> str:
     if task is None:
         ends = {"succeeded": "it succeeded.", "purged": "its dead letter was deleted."}
         return ends.get(now.state, "it is not open any more, and how it ended is not known.")
+    if now.state == "archived":
+        return (
+            f"not in Redis; the archive saw it last among the {task.state} ones. If Redis lost data and nothing brings "
+            "it back by itself: reclaimd rebuild"
+        )
     if task.state == "waiting":
         least = "at least " if now.ahead_is_least else "about "
         ahead = f"{least}{now.ahead} before it" if now.ahead else "it is next"
@@ -112,12 +127,13 @@ def _tell_more(step: Step, by: str, incarnation: str) -> str:
             return f"taken back from {step.worker} ({step.cause}{late}) to {step.stream}, {counts}"
         case "fired" | "queued":
             return _tell_occurrence(step)
+        case "restored" | "dropped":
+            return _tell_rebuilt(step)
         case "redriven":
             return f"redriven to lane {step.lane}"
-        case "purged":
-            return "its dead letter was deleted"
-        case "refused":
-            return f"settlement refused{by}{incarnation}: another incarnation had taken over"
+        case "purged" | "refused":
+            refused = f"settlement refused{by}{incarnation}: another incarnation had taken over"
+            return refused if step.what == "refused" else "its dead letter was deleted"
         case "ghost":
             return f"entry {step.entry_id} was deleted by somebody while pending to {step.worker}"
         case "remembered":
@@ -125,6 +141,24 @@ def _tell_more(step: Step, by: str, incarnation: str) -> str:
             return f"{step.detail}{by}{cause}, from the history that it carries"
         case _:
             return f"an event that this version cannot read ({step.detail})"
+
+
+_WHY_DROPPED = {
+    "settled": "Redis showed it again, though it had ended",
+    "purged": "Redis showed it again, though its dead letter had been deleted",
+    "buried": "Redis showed it as open, though it was a dead letter",
+    "superseded": "Redis showed an older state of it than the archive",
+}
+
+
+def _tell_rebuilt(step: Step) -> str:
+    if step.what == "dropped":
+        return f"removed from {step.stream} by a rebuild: {_WHY_DROPPED.get(step.cause, step.cause)}"
+    due = f", due {instant(step.due_ms)}" if step.due_ms else ""
+    place = f" as {step.entry_id}" if step.entry_id else ""
+    before = f"; it had been {step.old_entry_id}" if step.old_entry_id else ""
+    counts = f", deliveries {step.deliveries}, handbacks {step.handbacks}"
+    return f"restored from the archive to {step.stream}{place}{due}{counts}, because Redis had lost it{before}"
 
 
 def _tell_occurrence(step: Step) -> str:

@@ -1,20 +1,27 @@
-"""The whole life of one task: what the event stream still tells, and where the task is now."""
+"""The whole life of one task: what archive and event stream tell, and where the task is now."""
 
+import uuid
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from reclaimd.daemon.inspect.kept import Archive, RawBatch, in_redis
 from reclaimd.daemon.inspect.letters import TaskInfo, Whereabouts, delayed_fields, history, task_info, text
 from reclaimd.daemon.inspect.source import Source
 from reclaimd.daemon.inspect.steps import Step, steps_of
 from reclaimd.daemon.inspect.tasks import entries, reading_positions
 from reclaimd.daemon.inspect.workers import WorkerState, read_fleet
-from reclaimd.streams.events import decode_batch
+from reclaimd.streams.ids import EntryID
 from reclaimd.streams.keys import GROUP, STREAMS
+
+if TYPE_CHECKING:
+    from reclaimd.daemon.rebuild.values import TaskRow
 
 EVENTS_PAGE = 200
 AHEAD_AT_MOST = 1_000
+BIRTH_MARGIN_MS = 600_000
+"""How far the clock of a producer may be ahead before its events are looked for everywhere."""
 LOOKS = 3
 
 Progress = Callable[[int, int], object]
@@ -24,11 +31,12 @@ Progress = Callable[[int, int], object]
 class Now(msgspec.Struct, frozen=True, kw_only=True):
     """Where a task is. `task` is None when it is not open any more.
 
-    `state`: succeeded and purged come from the events, lost track: it has events but is nowhere to be found. `ahead`:
+    `state`: succeeded and purged come from the events; archived: the archive has it, as `task`, and Redis has not;
+    unknown: it has events but is nowhere to be found. `ahead`:
     tasks that wait before it, at least that many when `ahead_is_least`. `worker_state`: of the worker that has it.
     """
 
-    state: Literal[Whereabouts, "succeeded", "purged", "unknown"]
+    state: Literal[Whereabouts, "succeeded", "purged", "archived", "unknown"]
     task: TaskInfo | None = None
     ahead: int | None = None
     ahead_is_least: bool = False
@@ -54,50 +62,111 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 class _Reader:
-    """Reads the steps of one task out of one event stream, and goes on where it stopped."""
+    """Reads the steps of one task out of archive and stream, and goes on in the stream where it stopped."""
 
-    def __init__(self, source: Source, queue: str, task_id: str) -> None:
+    def __init__(self, source: Source, queue: str, task_id: str, archive: Archive) -> None:
         self._source = source
         self._queue = queue
         self._task_id = task_id
+        self._archive = archive
         self._key = source.partition(queue).key("events")
-        self._from = "-"
         self._mark = task_id.encode()
+        self._taken: set[str] = set()
+        self._next = "-"
         self.entry_ids: set[str] = set()
         self.steps: list[Step] = []
-        self.oldest: int | None = None
+
+    async def begin(self, born_ms: int | None) -> None:
+        """Read the archive, from shortly before `born_ms` on if that is known; `read` then takes the stream from there.
+
+        Ghosts name no task: they are looked for only when the rest does not say how the task has ended.
+        """
+        after = f"{max(0, born_ms - BIRTH_MARGIN_MS)}-0" if born_ms else "0-0"
+        self._next = after
+        async for batch in self._archive.batches(self._queue, after, contains=self._task_id):
+            self._take(batch)
+        if self.entry_ids and not _ended(self.steps):
+            async for batch in self._archive.batches(self._queue, after, contains='"Ghost"'):
+                self._take(batch)
 
     async def read(self, progress: Progress) -> None:
-        """Take in what was written since the last call."""
+        """Take in what was written to the stream since the last call."""
         [total] = await self._source.read(lambda pipe: pipe.xlen(self._key))
         seen = 0
-        async for entry_id, fields in entries(self._source, self._key, low=self._from, page=EVENTS_PAGE):
-            if self.oldest is None:
-                self.oldest = int(entry_id.partition("-")[0])
-            self._from = f"({entry_id}"
-            self._take(entry_id, fields)
+        async for batch in in_redis(self._source, self._queue, self._next):
+            self._next = f"({batch.entry_id}"
+            self._take(batch)
             seen += 1
             if seen % EVENTS_PAGE == 0:
                 progress(seen, max(total, seen))
+        self.steps.sort(key=lambda step: EntryID.parse(step.event_id))
 
-    def _take(self, entry_id: str, fields: dict[bytes, bytes]) -> None:
-        raw = fields.get(b"e", b"")
+    def _take(self, batch: RawBatch) -> None:
         # Most batches are not about this task: decoding all of them would take ten times as long.
-        if self._mark not in raw and not (b'"Ghost"' in raw and self.entry_ids):
+        if self._mark not in batch.e and not (b'"Ghost"' in batch.e and self.entry_ids):
             return
-        batch = decode_batch(fields.get(b"at", b""), raw, entry_id)
-        self.steps += steps_of(batch, self._queue, self._task_id, self.entry_ids)
+        if batch.entry_id not in self._taken:
+            self._taken.add(batch.entry_id)
+            self.steps += steps_of(batch.decoded(), self._queue, self._task_id, self.entry_ids)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the beginning of the task is among the steps."""
+        return any(step.what in ("enqueued", "delayed", "fired", "queued") for step in self.steps)
 
     @property
     def last_entry_id(self) -> str:
         """The newest entry that is known to carry the task."""
-        carrying = [step.entry_id for step in self.steps if step.entry_id and step.what != "ghost"]
+        carrying = [step.entry_id for step in self.steps if step.entry_id and step.what not in ("ghost", "dropped")]
         return carrying[-1] if carrying else ""
 
+    async def oldest_ms(self) -> int | None:
+        """The time of the oldest event that is kept anywhere."""
+        [rows] = await self._source.read(lambda pipe: pipe.xrange(self._key, count=1))
+        kept = [EntryID.parse(entry_id).ms for entry_id, _ in rows]
+        archived = await self._archive.oldest_ms(self._queue)
+        return min([*kept, archived] if archived is not None else kept, default=None)
 
-async def read_life(source: Source, queue: str, task_id: str, progress: Progress) -> Life | None:
-    """The life of a task in a queue, None when the queue knows nothing of it. Reads all its events, by pages."""
-    reader = _Reader(source, queue, task_id)
+
+def birth_ms(task_id: str) -> int | None:
+    """When a task ID of our own making was minted, by its producer's clock; None for others."""
+    try:
+        value = uuid.UUID(task_id)
+    except ValueError:
+        return None
+    return value.int >> 80 if value.version == 7 else None
+
+
+async def read_life(
+    source: Source, queue: str, task_id: str, progress: Progress, archive: Archive | None = None
+) -> Life | None:
+    """The life of a task in a queue, None when neither queue nor archive knows it. Reads its events by pages."""
+    archive = archive or Archive(None, source.namespace, lambda _: None)
+    born = birth_ms(task_id)
+    reader, found = await _read(source, queue, task_id, archive, born, progress)
+    if born is not None and not reader.complete:
+        # The producer's clock was ahead, or somebody gave the ID: then it tells nothing.
+        reader, found = await _read(source, queue, task_id, archive, None, progress)
+    if found is None and not _ended(reader.steps):
+        found = await _search(source, queue, task_id, progress)
+    archived = [] if found or _ended(reader.steps) else await archive.tasks(queue, task_id)
+    if found is None and not reader.steps and not archived:
+        return None
+    remembered = [] if reader.complete or found is None else _remembered(found, queue, reader.steps)
+    return Life(
+        queue=queue,
+        now=_as_archived(queue, archived[-1]) if archived else await _now(source, queue, found, reader.steps),
+        steps=[*remembered, *reader.steps],
+        complete=reader.complete,
+        events_from_ms=await reader.oldest_ms(),
+    )
+
+
+async def _read(
+    source: Source, queue: str, task_id: str, archive: Archive, born_ms: int | None, progress: Progress
+) -> tuple[_Reader, _Found | None]:
+    reader = _Reader(source, queue, task_id, archive)
+    await reader.begin(born_ms)
     found: _Found | None = None
     for _ in range(LOOKS):
         before = len(reader.steps)
@@ -106,25 +175,28 @@ async def read_life(source: Source, queue: str, task_id: str, progress: Progress
         # It may have moved between the two reads; then the move is a new step.
         if found or (reader.steps and before == len(reader.steps)) or _ended(reader.steps):
             break
-    if found is None and not _ended(reader.steps):
-        found = await _search(source, queue, task_id, progress)
-    if found is None and not reader.steps:
-        return None
-    complete = any(step.what in ("enqueued", "delayed", "fired", "queued") for step in reader.steps)
-    remembered = [] if complete or found is None else _remembered(found, queue, reader.steps)
-    return Life(
-        queue=queue,
-        now=await _now(source, queue, found, reader.steps),
-        steps=[*remembered, *reader.steps],
-        complete=complete,
-        events_from_ms=reader.oldest,
-    )
+    return reader, found
+
+
+def _as_archived(queue: str, row: "TaskRow") -> Now:
+    """Of a task that Redis does not have: where the archive saw it last."""
+    place = "waiting" if row.place in STREAMS else row.place
+    stream = row.place if row.place in (*STREAMS, "dead") else ""
+    info = task_info(delayed_fields(row.envelope), queue=queue, state=place, stream=stream, entry_id=row.entry_id)  # type: ignore[arg-type]
+    return Now(state="archived", task=info)
 
 
 def _ended(steps: list[Step]) -> bool:
     """Refused settlements and ghosts may still follow the end."""
-    telling = [step.what for step in steps if step.what not in ("refused", "ghost", "unreadable")]
-    return bool(telling) and telling[-1] in ("succeeded", "purged")
+    telling = [step for step in steps if step.what not in ("refused", "ghost", "unreadable")]
+    return bool(telling) and _end(telling[-1]) is not None
+
+
+def _end(step: Step) -> Literal["succeeded", "purged"] | None:
+    """What it says about the end. A rebuild removes a task because it knows that it has ended, or else another."""
+    if step.what == "succeeded" or (step.what == "dropped" and step.cause == "settled"):
+        return "succeeded"
+    return "purged" if step.what == "purged" or (step.what == "dropped" and step.cause == "purged") else None
 
 
 def _remembered(found: _Found, queue: str, steps: list[Step]) -> list[Step]:
@@ -196,8 +268,7 @@ async def _placed(source: Source, queue: str, stream: str, entry_id: str, fields
 
 async def _now(source: Source, queue: str, found: _Found | None, steps: list[Step]) -> Now:
     if found is None:
-        ends: dict[str, Literal["succeeded", "purged"]] = {"succeeded": "succeeded", "purged": "purged"}
-        told = [ends[step.what] for step in steps if step.what in ends]
+        told = [end for end in map(_end, steps) if end is not None]
         return Now(state=told[-1] if told and _ended(steps) else "unknown")
     task = found.task
     if task.state == "waiting":

@@ -22,6 +22,8 @@ What = Literal[
     "purged",
     "fired",
     "queued",
+    "restored",
+    "dropped",
     "refused",
     "unreadable",
     "remembered",
@@ -63,7 +65,7 @@ def steps_of(batch: ev.Batch, queue: str, task_id: str, entry_ids: set[str]) -> 
     for event in batch.events:
         for what, fields in _fields(event, task_id, entry_ids):
             entry_id = fields.get("entry_id")
-            if entry_id and what not in ("died", "purged"):
+            if entry_id and what not in ("died", "purged", "dropped"):
                 entry_ids.add(entry_id)
             yield Step(at_ms=batch.at, queue=queue, event_id=batch.entry_id, what=what, **fields)
 
@@ -103,11 +105,22 @@ _WHAT: dict[type, What] = {
     ev.PromotedRow: "promoted",
     ev.RedrivenRow: "redriven",
     ev.PurgedRow: "purged",
+    ev.RestoredRow: "restored",
+    ev.DroppedRow: "dropped",
     ev.OccurrenceFiredRow: "fired",
     ev.OccurrenceQueuedRow: "queued",
 }
 # Columns that a Step calls otherwise, or tells by its `what`.
-_RENAMED = {"due": "due_ms", "nominal": "nominal_ms", "task_id": "", "parked": "", "generation": "", "queued": ""}
+_RENAMED = {
+    "due": "due_ms",
+    "nominal": "nominal_ms",
+    "place": "stream",
+    "why": "cause",
+    "task_id": "",
+    "parked": "",
+    "generation": "",
+    "queued": "",
+}
 _OF_EVENT = ("worker", "token", "cause", "late_ms")
 
 
