@@ -24,6 +24,8 @@ RESTORE_BYTES: Final = 262_144
 
 State = Literal["ok", "absent", "lost", "rebuilding"]
 NOWHERE: Final = "0-0"
+ANYWHERE: Final = "*"
+"""Whatever the cursor is."""
 
 
 class Facts(NamedTuple):
@@ -110,6 +112,7 @@ class Tail(NamedTuple):
 
     `drained`: these were all events; only then the streams, counters and `paused` were looked at. `more`: there are
     entries left in them. `streams`: by index from 0. `marked`: the next mark is written, so commit what was read.
+    `gap`: the event at the position is gone, and others behind it may be: read everything anew.
     """
 
     ok: bool
@@ -122,6 +125,7 @@ class Tail(NamedTuple):
     counters: Mapping[str, int] = {}
     paused: bool = False
     marked: bool = False
+    gap: bool = False
 
 
 class Expected(NamedTuple):
@@ -156,7 +160,7 @@ def _parse_tail(reply: list[Any]) -> Tail:
     facts = _facts(reply[1])
     if reply[0] != b"ok":
         return Tail(False, facts)
-    _, _, events, drained, dead, streams, more, counters, paused, marked = reply
+    _, _, events, drained, dead, streams, more, counters, paused, marked, gap = reply
     return Tail(
         True,
         facts,
@@ -168,6 +172,7 @@ def _parse_tail(reply: list[Any]) -> Tail:
         {name.decode(): int(value) for name, value in zip(counters[::2], counters[1::2], strict=True)},
         bool(paused),
         bool(marked),
+        bool(gap),
     )
 
 
@@ -290,6 +295,18 @@ def restore_seen(
     return _restore(partition, rebuild_id, step, "seen", task_ids, now)
 
 
+def restore_unique(
+    partition: Partition,
+    rebuild_id: str,
+    step: tuple[str, str],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    now: int | None = None,
+) -> Call[Restored]:
+    """Tasks that are there hold their unique keys again, unless somebody does: (key, task_id)."""
+    return _restore(partition, rebuild_id, step, "unique", [part for pair in pairs for part in pair], now)
+
+
 def restore_facts(
     partition: Partition,
     rebuild_id: str,
@@ -325,20 +342,25 @@ class DropRow(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """status: ok (`dropped`: how many were there), or moved: this rebuild does not run (`state`)."""
+    """status: ok (`dropped`: how many were there), or moved: nothing was done, because the rebuild stands at `cursor`,
+    or is not the one that runs (`state`).
+    """
 
     status: str
     dropped: int = 0
     state: str = "rebuilding"
+    cursor: str = ""
 
 
-def drop(partition: Partition, rebuild_id: str, rows: Sequence[DropRow], *, now: int | None = None) -> Call[Dropped]:
+def drop(
+    partition: Partition, rebuild_id: str, rows: Sequence[DropRow], *, cursor: str = ANYWHERE, now: int | None = None
+) -> Call[Dropped]:
     """Remove entries; again it does nothing. At most RESTORE_ROWS; those with place `queued` belong before all others.
 
     What has ended also closes its schedule: what waits for it goes to its lane.
     """
-    args = (rebuild_id, *(part for row in rows for part in row))
-    return _call("drop", partition, now, args, lambda r: Dropped(r[0].decode(), r[1], r[2].decode()))
+    args = (rebuild_id, cursor, *(part for row in rows for part in row))
+    return _call("drop", partition, now, args, lambda r: Dropped(r[0].decode(), r[1], r[2].decode(), r[3].decode()))
 
 
 class Finished(NamedTuple):

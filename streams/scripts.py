@@ -75,13 +75,14 @@ def _parse_enqueued(reply: list[list[bytes]]) -> list[Enqueued]:
 
 class Joined(NamedTuple):
     """status: ok (`token` is ours), live (`holder` has `left_ms` left), more (call again), fenced (take another
-    nonce).
+    nonce), state (the partition's `state` lets nobody begin: wait).
     """
 
     status: str
     token: str = ""
     holder: str = ""
     left_ms: int = 0
+    state: str = "ok"
 
 
 class Identity(NamedTuple):
@@ -111,6 +112,8 @@ def _parse_joined(reply: list[Any]) -> Joined:
         return Joined(status, token=reply[1].decode())
     if status == "live":
         return Joined(status, holder=reply[1].decode(), left_ms=int(reply[2]))
+    if status == "state":
+        return Joined(status, state=reply[1].decode())
     return Joined(status)
 
 
@@ -174,7 +177,9 @@ def beat(partition: Partition, worker: str, token: str, *, now: int | None = Non
 
 
 class Drained(NamedTuple):
-    """status: ok, more (call again), or fenced / gone: that incarnation is not there any more."""
+    """status: ok, more (call again), fenced / gone: that incarnation is not there any more, or state: it is fenced, and
+    its entries are moved when the partition is open again.
+    """
 
     status: str
     moved: int = 0
@@ -206,31 +211,47 @@ def release(
 
 
 class Reclaimed(NamedTuple):
-    """One call of a reclaim pass. `more`: call again; `workers`: dead workers in the pass."""
+    """One call of a reclaim pass. `more`: call again; `workers`: dead workers in the pass. Nothing was done when the
+    partition's `state` is neither ok nor absent.
+    """
 
     moved: int
     more: bool
     workers: int
+    state: str = "ok"
 
 
 def reclaim(
     partition: Partition, *, limit: int = 500, unknown: bool = False, now: int | None = None
 ) -> Call[Reclaimed]:
     """Fence the dead and move up to `limit` of their entries; `unknown` also looks for consumers without a row."""
-    return _call("reclaim", partition, now, (limit, int(unknown)), lambda r: Reclaimed(r[0], bool(r[1]), r[2]))
+    return _call("reclaim", partition, now, (limit, int(unknown)), _parse_reclaimed)
+
+
+def _parse_reclaimed(reply: list[Any]) -> Reclaimed:
+    moved, more, workers, state = reply
+    return Reclaimed(moved, bool(more), workers, state.decode())
 
 
 class Promoted(NamedTuple):
-    """`next_due`: wall milliseconds of the next delayed task, or None. `more`: call again."""
+    """`next_due`: wall milliseconds of the next delayed task, or None. `more`: call again. Nothing was done when the
+    partition's `state` is neither ok nor absent.
+    """
 
     promoted: int
     next_due: int | None
     more: bool = False
+    state: str = "ok"
 
 
 def promote(partition: Partition, *, limit: int = 500, now: int | None = None) -> Call[Promoted]:
     """Bring delayed tasks that are due to their lanes."""
-    return _call("promote", partition, now, (limit,), lambda r: Promoted(r[0], int(float(r[1])) or None, bool(r[2])))
+    return _call("promote", partition, now, (limit,), _parse_promoted)
+
+
+def _parse_promoted(reply: list[Any]) -> Promoted:
+    promoted, next_due, more, state = reply
+    return Promoted(promoted, int(float(next_due)) or None, bool(more), state.decode())
 
 
 def view(partition: Partition, *, now: int | None = None) -> Call[bytes]:
@@ -325,4 +346,10 @@ ALL_SCRIPTS = (
     "retain",
     "fire",
     "retire",
+    "adopt",
+    "tail",
+    "freeze",
+    "restore",
+    "drop",
+    "finish",
 )

@@ -25,7 +25,6 @@ local function most_events()
   return math.min(tonumber(ARGV[5]), math.floor(length * EVENT_BYTES / bytes))
 end
 
-local letters = trim(K.dead, tonumber(ARGV[2]), ARGV[3])
 -- By number too, nothing goes that is not archived: MAXLEN knows no such bound, MINID with a limit does the same.
 local function trim_archived(position)
   local oldest = string.format('%.0f-0', math.max(0, now - ARGV[4]))
@@ -37,6 +36,7 @@ local function trim_archived(position)
   return dropped
 end
 
+local letters = trim(K.dead, tonumber(ARGV[2]), ARGV[3])
 count('dead_dropped', letters)
 if (ARGV[6] or '') ~= '' then
   return { letters, trim_archived(ARGV[6]) }

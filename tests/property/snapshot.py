@@ -124,7 +124,8 @@ def _text(value: Any) -> str:
 
 def _pairs(flat: Any) -> Iterator[tuple[str, str]]:
     items = [_text(v) for v in flat]
-    yield from zip(items[::2], items[1::2], strict=True)
+    # What an archive plants in a key is nobody's value.
+    yield from (pair for pair in zip(items[::2], items[1::2], strict=True) if pair[0] != "{archive}")
 
 
 def parse_row(text: str) -> Row:

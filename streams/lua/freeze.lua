@@ -1,0 +1,28 @@
+-- freeze: data were lost. Nothing runs, moves or fires here until the rebuild that is named has finished.
+-- KEYS: epoch clock counters events bell accepted
+-- ARGV: now, archive_id, id of the epoch and its mark as they were seen (empty: absent), id that the epoch gets, rebuild_id, lost | rebuilding
+-- Reply: ok cursor (of this rebuild) | changed (not as it was seen) | foreign (another archive has it)
+-- Cost: O(1)
+local known = redis.call('HMGET', K.epoch, 'id', 'archive_id', 'mark', 'rebuild', 'cursor')
+for i = 1, 5 do
+  known[i] = known[i] or ''
+end
+local id, owner, mark, rebuild = unpack(known)
+if owner ~= '' and owner ~= ARGV[2] then
+  return { 'foreign', '' }
+end
+if frozen and rebuild == ARGV[6] and id == ARGV[5] then
+  if state == 'lost' and ARGV[7] == 'rebuilding' then
+    allow_at_maxmemory()
+    redis.call('HSET', K.epoch, 'state', 'rebuilding')
+  end
+  return { 'ok', known[5] }
+end
+if id ~= ARGV[3] or mark ~= ARGV[4] or rebuild == ARGV[6] then
+  return { 'changed', '' }
+end
+allow_at_maxmemory()
+redis.call('HSET', K.epoch, 'id', ARGV[5], 'archive_id', ARGV[2], 'state', ARGV[7], 'layout', LAYOUT,
+  'rebuild', ARGV[6], 'cursor', '')
+redis.call('UNLINK', K.accepted)
+return { 'ok', '' }
