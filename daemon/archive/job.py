@@ -1,15 +1,15 @@
 """One rebuild under way: what its stages share, and how they move its cursor."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from reclaimd.daemon.archive.progress import Meter
 from reclaimd.daemon.archive.scanning import Redis
 from reclaimd.daemon.archive.store import Store
-from reclaimd.daemon.rebuild.values import DEAD, PartitionRow, Present, TaskRow, Unrestorable
-from reclaimd.streams.archive_scripts import Restored
+from reclaimd.daemon.rebuild.values import DEAD, QUEUED, PartitionRow, Present, TaskRow, Unrestorable
+from reclaimd.streams.archive_scripts import DropRow, Restored, drop
 from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.keys import Partition
 from reclaimd.streams.scripts import Call
@@ -57,25 +57,36 @@ class Place(NamedTuple):
 
 
 class Kept:
-    """Tasks that stay in Redis as they are. A dead letter is one of its own, whatever else has its task ID."""
+    """What Redis has already, or will have: rows of the archive that are not restored, and tasks of schedules.
+
+    `open`, `queued`: task IDs of those tasks of schedules that are in a stream or delayed, or wait for another one.
+    """
 
     def __init__(self) -> None:
-        self._names: set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self._names)
+        self.open: set[str] = set()
+        self.queued: set[str] = set()
+        self._covered: set[str] = set()
 
     def __contains__(self, row: TaskRow) -> bool:
-        return _name(row.task_id, row.place, row.letter) in self._names
+        return _name(row.task_id, row.letter) in self._covered
 
-    def add(self, present: Present) -> None:
-        """This one stays."""
-        self._names.add(_name(present.task_id, present.place, present.entry_id))
+    def add(self, present: Present, covers: Iterable[str]) -> None:
+        """This one stays; it stands for the rows of its ID with these letters."""
+        for letter in covers:
+            self._covered.add(_name(present.task_id, letter))
+        self.note(present.task_id, present.place, present.schedule)
+
+    def note(self, task_id: str, place: str, schedule: str) -> None:
+        """A task that is there once the rebuild has ended."""
+        if place == QUEUED:
+            self.queued.add(task_id)
+        elif schedule and place != DEAD:
+            self.open.add(task_id)
 
 
-def _name(task_id: str, place: str, letter: str) -> str:
+def _name(task_id: str, letter: str) -> str:
     # No task ID holds a space.
-    return f"{task_id} {letter}" if place == DEAD else task_id
+    return f"{task_id} {letter}" if letter else task_id
 
 
 @dataclass
@@ -117,6 +128,13 @@ class Job:
         """Of this rebuild."""
         return self.row.rebuild_id
 
+    async def archived(self, page: Iterable[Present]) -> dict[str, list[TaskRow]]:
+        """The archive's rows of these tasks by ID: an open one, and any number of letters."""
+        found: dict[str, list[TaskRow]] = {}
+        for row in await self.store.tasks_by_id(self.partition, {present.task_id for present in page}):
+            found.setdefault(row.task_id, []).append(row)
+        return found
+
     async def step(self, call: Call[Restored], to: str) -> Restored:
         """Send one restore. Raises Moved, or Overtaken when this is not the rebuild that runs.
 
@@ -125,12 +143,18 @@ class Job:
         reply = await self.redis.send(call)
         if reply.status == "ok" or (reply.cursor == to and reply.state == "rebuilding"):
             return reply
-        if reply.state == "rebuilding" and reply.cursor:
-            raise Moved(reply.cursor)
-        raise Overtaken(self.partition.queue)
+        raise self._elsewhere(reply.state, reply.cursor)
 
-    def note_kept(self, page: Iterable[Present]) -> None:
-        """These stay."""
-        for present in page:
-            self.kept.add(present)
-            self.tally.kept += 1
+    async def drop(self, rows: Sequence[DropRow], cursor: str) -> None:
+        """Remove entries while the rebuild stands at `cursor`. Raises Moved or Overtaken."""
+        reply = await self.redis.send(drop(self.partition, self.rebuild_id, rows, cursor=cursor))
+        if reply.status != "ok":
+            raise self._elsewhere(reply.state, reply.cursor)
+
+    def _elsewhere(self, state: str, cursor: str) -> Moved | Overtaken:
+        return Moved(cursor) if state == "rebuilding" and cursor else Overtaken(self.partition.queue)
+
+    def keep(self, present: Present, covers: Iterable[str]) -> None:
+        """This one stays in Redis."""
+        self.kept.add(present, covers)
+        self.tally.kept += 1

@@ -6,7 +6,7 @@ again, or done by two at once, it comes to the same. docs/recovery.md says what 
 
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -16,11 +16,11 @@ from reclaimd.daemon.archive.removing import keep_all, remove
 from reclaimd.daemon.archive.restoring import (
     count_restored,
     restore_every_task,
-    restore_fired_rows,
     restore_ids,
     restore_totals,
     would_restore,
 )
+from reclaimd.daemon.archive.restoring_fired import restore_fired_rows
 from reclaimd.daemon.archive.scanning import Redis
 from reclaimd.daemon.archive.store import Store
 from reclaimd.daemon.rebuild.values import PartitionRow, Report, Verdict, mark_number
@@ -29,10 +29,12 @@ from reclaimd.streams.keys import Partition, queues_key
 from reclaimd.streams.redis_log import AsyncClient
 
 Freezing = Literal["lost", "rebuilding"]
+NOWHERE: Final = "-"
+"""A cursor that no rebuild has."""
 
 
 class Seen(Protocol):
-    """The epoch as it was when the verdict was found: `Facts`, of the script or of the archive. Empty: there is none."""
+    """The epoch as it was when the verdict was found: `Facts` of either kind. Empty: there is none."""
 
     @property
     def epoch_id(self) -> str: ...
@@ -153,7 +155,7 @@ async def _freeze(
     )
     if frozen.status == "changed" and seen.epoch_id == row.new_epoch_id:
         # Redis is whole again, only the archive was not told: the one who rebuilt it died in between.
-        finished = await redis.send(finish(partition, row.rebuild_id, cursor="", mark="", events_cap=0))
+        finished = await redis.send(finish(partition, row.rebuild_id, cursor=NOWHERE, mark="", events_cap=0))
         if finished.status == "ok":
             return row, Frozen("ok", str(Place("done")))
     if frozen.status != "ok":
@@ -169,7 +171,9 @@ async def _begin(
     if row is None:
         raise Overtaken(partition.queue)
     if row.state == "archiving":
-        await store.begin_rebuild(partition, new_id(), new_id(), verdict.kind, state)
+        # Frozen by a rebuild that the archive has left behind: older data.
+        kind = verdict.kind if verdict.is_loss else "rolled_back"
+        await store.begin_rebuild(partition, new_id(), new_id(), kind, state)
     elif row.state == "lost" and state == "rebuilding":
         await store.begin_rebuild(partition, row.rebuild_id, row.new_epoch_id, row.verdict, state)
     # As it is now, whoever was faster.

@@ -1,17 +1,37 @@
 """Before anything is restored: which of the tasks that Redis has are to stay, and which must not run any more."""
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
 import msgspec
 
-from reclaimd.daemon.archive.job import Job, Overtaken, Place
-from reclaimd.daemon.archive.scanning import PAGE, Scan
+from reclaimd.daemon.archive.job import Job, Place
+from reclaimd.daemon.archive.scanning import Scan
+from reclaimd.daemon.rebuild import envelopes
 from reclaimd.daemon.rebuild.plan import RESENT_MS, decide
-from reclaimd.daemon.rebuild.values import Decision, DropWhy, Ended, Present, entry_ms
-from reclaimd.streams.archive_scripts import RESTORE_ROWS, DropRow, drop, restore_seen
+from reclaimd.daemon.rebuild.values import (
+    DEAD,
+    DELAYED,
+    Decision,
+    DropWhy,
+    Ended,
+    EndedWhy,
+    Present,
+    entry_ms,
+)
+from reclaimd.streams.archive_scripts import (
+    RESTORE_ROWS,
+    DropRow,
+    RestoreTask,
+    restore_seen,
+    restore_tasks,
+    restore_unique,
+)
 from reclaimd.streams.redis_log import AsyncClient
 
 _batch = msgspec.json.Decoder(list[dict[str, Any]])
+_HERE: Final = str(Place("drop"))
+_WHYS: Final[Mapping[str, EndedWhy]] = {"Settled": "settled", "Purged": "purged"}
 
 
 async def remove(job: Job, *, dry_run: bool = False) -> Place:
@@ -21,14 +41,12 @@ async def remove(job: Job, *, dry_run: bool = False) -> Place:
     """
     job.meter.begin("looking at what Redis has")
     names, oldest = await _names(job)
-    ended: dict[str, Ended] = {}
-    if names:
-        ended = await _ended(job, names, oldest)
-        # What was accepted since the freeze is not brought back from the archive, so it must not be removed either.
-        await _judge(job, ended, await accepted(job), dry_run=dry_run)
+    ended = await _ended(job, names, oldest) if names else {}
+    await _judge(job, ended, dry_run=dry_run)
     following = Place("tasks")
     if not dry_run:
-        await job.step(restore_seen(job.partition, job.rebuild_id, (str(Place("drop")), str(following)), ()), str(following))
+        to = str(following)
+        await job.step(restore_seen(job.partition, job.rebuild_id, (_HERE, to), ()), to)
     return following
 
 
@@ -36,23 +54,12 @@ async def keep_all(job: Job) -> None:
     """What is there once tasks are being restored stays: it was judged, or restored, or accepted since."""
     job.meter.begin("looking at what Redis has")
     async for page in Scan(job.redis, job.partition).tasks():
-        job.note_kept(page)
+        archived = await job.archived(page)
+        for present in page:
+            decision = decide(present, archived.get(present.task_id, ()), None)
+            open_row = ("",) if present.place != DEAD else ()
+            job.keep(present, open_row if decision.drop else decision.covers)
         job.meter.add(len(page))
-
-
-async def accepted(job: Job) -> set[str]:
-    """IDs that producers have enqueued since the freeze."""
-    key, found = job.partition.key("rebuild:accepted"), set[str]()
-    cursor = 0
-    while True:
-
-        async def ask(client: AsyncClient, cursor: int = cursor) -> tuple[int, list[bytes]]:
-            return cast("tuple[int, list[bytes]]", await client.sscan(key, cursor, count=PAGE))
-
-        cursor, names = await job.redis.use(ask)
-        found.update(name.decode() for name in names)
-        if cursor == 0:
-            return found
 
 
 async def _names(job: Job) -> tuple[set[str], int]:
@@ -68,7 +75,7 @@ async def _names(job: Job) -> tuple[set[str], int]:
 
 async def _ended(job: Job, names: set[str], oldest: int) -> dict[str, Ended]:
     """Which of these the archive knows to have ended: only events since the oldest of them can tell."""
-    job.meter.begin("reading what has ended", None)
+    job.meter.begin("reading what has ended")
     found: dict[str, Ended] = {}
     async for entry in job.store.events(job.partition, after=f"{max(0, oldest - 2 * RESENT_MS)}-0"):
         job.meter.add(1)
@@ -80,35 +87,75 @@ async def _ended(job: Job, names: set[str], oldest: int) -> dict[str, Ended]:
             continue
         for event in events:
             why = _WHYS.get(event.get("type", ""))
-            for row in event.get("tasks", ()) if why else ():
-                if row[0] in names:
-                    found[row[0]] = Ended(why, entry_ms(entry.entry_id))
+            if why is not None:
+                ended = Ended(why, entry_ms(entry.entry_id))
+                found.update((row[0], ended) for row in event.get("tasks", ()) if row[0] in names)
     return found
 
 
-_WHYS: Final[dict[str, Any]] = {"Settled": "settled", "Purged": "purged"}
-
-
-async def _judge(job: Job, ended: dict[str, Ended], fresh: set[str], *, dry_run: bool) -> None:
+async def _judge(job: Job, ended: Mapping[str, Ended], *, dry_run: bool) -> None:
     """Decide about every task, page by page.
 
     What waits in a schedule's queue comes first: to remove the open task would bring it to its lane.
     """
     job.meter.begin("comparing")
-    async for page in Scan(job.redis, job.partition).tasks():
-        archived = await job.store.tasks_by_id(job.partition, {present.task_id for present in page})
-        rows: list[DropRow] = []
-        for present in page:
-            found = archived.get(present.task_id, ())
-            decision = decide(present, found, ended.get(present.task_id))
-            if decision.drop and not (decision.restore and present.task_id in fresh):
-                rows.append(_drop_row(present, decision))
-            else:
-                job.note_kept((present,))
+    scan = Scan(job.redis, job.partition)
+    async for page in scan.tasks():
+        archived = await job.archived(page)
+        decided = [(one, decide(one, archived.get(one.task_id, ()), ended.get(one.task_id))) for one in page]
+        # What was accepted since the freeze is not brought back from the archive, so it must not be removed for that.
+        fresh = await _accepted(job, [one.task_id for one, decision in decided if decision.drop and decision.restore])
+        rows = [_drop_row(one, what) for one, what in decided if what.drop and one.task_id not in fresh]
+        kept = [(one, what) for one, what in decided if not what.drop or one.task_id in fresh]
+        for one, what in kept:
+            job.keep(one, ("",) if what.drop else what.covers)
         job.tally.dropped.update(row.why for row in rows)
-        for start in range(0, 0 if dry_run else len(rows), RESTORE_ROWS):
-            await _send(job, rows[start : start + RESTORE_ROWS])
+        if not dry_run:
+            await _drop(job, rows)
+            await _take_keys(job, [one for one, _ in kept])
         job.meter.add(len(page))
+    await _bring_strays(job, scan.strays, dry_run=dry_run)
+
+
+async def _bring_strays(job: Job, strays: Mapping[str, bytes], *, dry_run: bool) -> None:
+    """Envelopes of delayed tasks whose instant was lost. The archive may know it; else they run now, in their lane."""
+    fresh = await _accepted(job, list(strays))
+    known = {row.task_id for row in await job.store.tasks_by_id(job.partition, strays) if row.place != DEAD}
+    for task_id, body in strays.items():
+        if task_id in fresh:
+            continue
+        if task_id not in known:
+            await _run_now(job, task_id, body, dry_run=dry_run)
+        if not dry_run:
+            await _drop(job, [DropRow(DELAYED, "", task_id, "", "", "superseded")])
+
+
+async def _run_now(job: Job, task_id: str, body: bytes, *, dry_run: bool) -> None:
+    try:
+        fields = envelopes.unpack(body)
+    except ValueError:
+        fields = []
+    if not envelopes.is_whole(fields) or fields[1].decode() != task_id:
+        job.tally.leave_out(task_id, "it was delayed, its instant is lost, and its envelope cannot be read")
+        return
+    e = envelopes.mapping(fields)
+    place, unique = f"lane:{e[b'lane'].decode()}", e.get(b"unique", b"").decode()
+    if not dry_run:
+        task = RestoreTask(task_id, place, fields, unique=unique)
+        await job.step(restore_tasks(job.partition, job.rebuild_id, (_HERE, _HERE), [task]), _HERE)
+    job.tally.restored[place] += 1
+
+
+async def _accepted(job: Job, task_ids: Sequence[str]) -> Collection[str]:
+    """Which of these producers have enqueued since the freeze."""
+    if not task_ids:
+        return ()
+    key = job.partition.key("rebuild:accepted")
+
+    async def ask(client: AsyncClient) -> list[int]:
+        return cast("list[int]", await client.smismember(key, list(task_ids)))
+
+    return {task_id for task_id, is_member in zip(task_ids, await job.redis.use(ask), strict=True) if is_member}
 
 
 def _drop_row(present: Present, decision: Decision) -> DropRow:
@@ -116,7 +163,14 @@ def _drop_row(present: Present, decision: Decision) -> DropRow:
     return DropRow(*names, cast("DropWhy", decision.drop))
 
 
-async def _send(job: Job, rows: list[DropRow]) -> None:
-    reply = await job.redis.send(drop(job.partition, job.rebuild_id, rows))
-    if reply.status != "ok":
-        raise Overtaken(job.partition.queue)
+async def _drop(job: Job, rows: Sequence[DropRow]) -> None:
+    for start in range(0, len(rows), RESTORE_ROWS):
+        await job.drop(rows[start : start + RESTORE_ROWS], _HERE)
+
+
+async def _take_keys(job: Job, kept: Sequence[Present]) -> None:
+    """Unique keys may be lost while the tasks that held them are there."""
+    pairs = [(one.unique, one.task_id) for one in kept if one.unique and one.place != DEAD]
+    for start in range(0, len(pairs), RESTORE_ROWS):
+        some = pairs[start : start + RESTORE_ROWS]
+        await job.step(restore_unique(job.partition, job.rebuild_id, (_HERE, _HERE), some), _HERE)

@@ -1,30 +1,29 @@
 """The stages that bring things back: each goes on from its place in the cursor, and ends at the next stage's."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Collection, Sequence
+from typing import Any, Final, NamedTuple
 
 import anyio
 import msgspec
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
 from reclaimd.daemon.archive.job import Job, Place
+from reclaimd.daemon.archive.restoring_fired import stay_queued
 from reclaimd.daemon.batches import BatchSize, Pace
+from reclaimd.daemon.rebuild import envelopes
 from reclaimd.daemon.rebuild.plan import restorable
-from reclaimd.daemon.rebuild.values import RANKS, Cursor, FiredRow, TaskRow, Unrestorable, entry_ms
+from reclaimd.daemon.rebuild.values import RANKS, Cursor, TaskRow, Unrestorable, entry_ms
 from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams.archive_scripts import (
     RESTORE_BYTES,
     RESTORE_ROWS,
     RestoreTask,
     restore_facts,
-    restore_fired,
     restore_seen,
     restore_tasks,
 )
 from reclaimd.streams.redis_log import AsyncClient
-
-T = TypeVar("T")
 
 SEEN_MS: Final = 600_000
 """Producers may send an ID again for five minutes, and are then told that it is there; the sets hold ten."""
@@ -32,7 +31,6 @@ PAGE: Final = 1_000
 PAGES_AHEAD: Final = 1
 """Read from the archive while the server works on the one before."""
 
-_flat = msgspec.json.Decoder(list[str])
 _batch = msgspec.json.Decoder(list[dict[str, Any]])
 
 
@@ -90,7 +88,7 @@ def _enqueued(e: bytes) -> list[str]:
 
 
 async def restore_every_task(job: Job, place: Place) -> Place:
-    """Tasks in their order: suspects, lanes, delayed, queued, dead letters. Those that Redis has stay where they are."""
+    """Tasks in their order: suspects, lanes, delayed, queued, dead letters. What was kept stays where it is."""
     after = Cursor.parse(place.rest) if place.rest else None
     counts = await job.store.count_tasks(job.partition)
     total = sum(counts.values())
@@ -114,20 +112,28 @@ async def _read_pages(job: Job, after: Cursor | None, pages: ObjectSendStream[li
             if not rows:
                 return
             after = Cursor(rows[-1].rank, rows[-1].sort, rows[-1].task_id)
+            waiting = await stay_queued(job, rows)
             with stolen.slice():
-                items = [_item(job, row) for row in rows]
+                items = [_item(job, row, waiting) for row in rows]
             await pages.send(items)
 
 
-def _item(job: Job, row: TaskRow) -> Item:
+def _item(job: Job, row: TaskRow, waiting: Collection[str]) -> Item:
     cursor = f"tasks|{row.rank}|{row.sort}|{row.task_id}"
     if row in job.kept:
         return Item(cursor, None, 0)
-    found = restorable(row, verdict=job.verdict, now_ms=job.now_ms, seen_since_ms=_newest_ms(job) - SEEN_MS)
+    found = restorable(
+        row,
+        verdict=job.verdict,
+        now_ms=job.now_ms,
+        seen_since_ms=_newest_ms(job) - SEEN_MS,
+        queued=row.task_id in waiting,
+    )
     if isinstance(found, Unrestorable):
         job.tally.leave_out(found.what, found.reason)
         return Item(cursor, None, 0)
-    fields = _flat.decode(found.envelope)
+    job.kept.note(found.task_id, found.place, found.schedule)
+    fields = envelopes.unpack(found.envelope)
     return Item(
         cursor,
         RestoreTask(
@@ -217,33 +223,11 @@ async def would_restore(job: Job) -> None:
     after: Cursor | None = None
     while rows := await job.store.tasks_after(job.partition, after, PAGE):
         after = Cursor(rows[-1].rank, rows[-1].sort, rows[-1].task_id)
-        job.tally.restored.update(item.task.place for row in rows if (item := _item(job, row)).task is not None)
+        waiting = await stay_queued(job, rows)
+        items = [_item(job, row, waiting) for row in rows]
+        job.tally.restored.update(item.task.place for item in items if item.task is not None)
         job.meter.add(len(rows))
     job.tally.fired_rows = len(await job.store.fired(job.partition))
-
-
-async def restore_fired_rows(job: Job, place: Place) -> Place:
-    """What was fired of each schedule. A newer row in Redis stays."""
-    at = str(place)
-    rows = sorted(
-        (row for row in (await job.store.fired(job.partition)).values() if row.schedule > place.rest),
-        key=lambda row: row.schedule,
-    )
-    job.meter.begin("restoring what was fired", len(rows))
-    for some in _chunks(rows, RESTORE_ROWS):
-        to = str(Place("fired", some[-1].schedule))
-        pairs = [(row.schedule, _text(row)) for row in some]
-        await job.step(restore_fired(job.partition, job.rebuild_id, (at, to), pairs), to)
-        at = to
-        job.tally.fired_rows += len(some)
-        job.meter.add(len(some))
-    following = str(Place("facts"))
-    await job.step(restore_fired(job.partition, job.rebuild_id, (at, following), ()), following)
-    return Place("facts")
-
-
-def _text(row: FiredRow) -> str:
-    return f"{row.generation}|{row.last}|{row.count}|{row.open}"
 
 
 async def restore_totals(job: Job, place: Place) -> Place:
@@ -272,11 +256,6 @@ async def restore_totals(job: Job, place: Place) -> Place:
         done,
     )
     return Place("done")
-
-
-def _chunks(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -1,18 +1,19 @@
 """What a partition holds now, read a page at a time. Nothing leaves it meanwhile: its state is not `ok`."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
-import msgspec
-
-from reclaimd.daemon.rebuild.values import Present
-from reclaimd.streams.ids import EntryID
+from reclaimd.daemon.rebuild import envelopes
+from reclaimd.daemon.rebuild.rows import FOREIGN, stored_task
+from reclaimd.daemon.rebuild.values import DEAD, DELAYED, QUEUED, Present, entry_ms
 from reclaimd.streams.keys import STREAMS, Partition
 from reclaimd.streams.redis_log import AsyncClient
 from reclaimd.streams.scripts import Call
 
 T = TypeVar("T")
+_Entry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
 
+FIRST_PAGE: Final = 50
 PAGE: Final = 1_000
 PAGE_BYTES: Final = 4 * 1024 * 1024
 """About what one page may come to: bodies may have megabytes."""
@@ -33,19 +34,17 @@ class Redis(Protocol):
 
 
 class Scan:
-    """One look at everything that `partition` holds. Read `tasks` to its end before the other two.
+    """One look at everything that `partition` holds. Read `tasks` to its end before `strays`.
 
-    `ghosts`: delayed without an envelope, `strays`: envelopes of delayed tasks without an instant; task_ids, the first
-    `REMEMBERED` of them.
+    `strays`: delayed tasks whose instant is gone, task ID and envelope; the first `REMEMBERED` of them.
     """
 
-    REMEMBERED: Final = 1_000
+    REMEMBERED: Final = 10_000
 
     def __init__(self, redis: Redis, partition: Partition) -> None:
         self._redis = redis
         self._partition = partition
-        self.ghosts: list[str] = []
-        self.strays: list[str] = []
+        self.strays: dict[str, bytes] = {}
 
     async def tasks(self) -> AsyncIterator[list[Present]]:
         """All tasks by pages, each of one place: queued ones first, streams in reading order, delayed, dead letters."""
@@ -56,107 +55,103 @@ class Scan:
                 yield page
         async for page in self._delayed():
             yield page
-        async for page in self._entries("dead"):
+        async for page in self._entries(DEAD):
             yield page
 
     async def _entries(self, name: str) -> AsyncIterator[list[Present]]:
-        key, low, count = self._partition.key(name), "-", 50
+        key, low, count = self._partition.key(name), "-", FIRST_PAGE
         while True:
 
-            def ask(client: AsyncClient, low: str = low, count: int = count) -> Awaitable[Any]:
-                return client.xrange(key, low, "+", count=count)
+            async def ask(client: AsyncClient, low: str = low, count: int = count) -> list[_Entry]:
+                return cast("list[_Entry]", await client.xrange(key, low, "+", count=count))
 
-            rows: list[tuple[bytes, dict[bytes, bytes]]] = await self._redis.use(ask)
-            yield [task for entry_id, fields in rows if (task := _present(fields or {}, name, entry_id.decode()))]
+            rows = await self._redis.use(ask)
+            yield [_present(fields or {}, name, entry_id.decode()) for entry_id, fields in rows]
             if len(rows) < count:
                 return
             low = f"({rows[-1][0].decode()}"
             count = _next_count(count, sum(len(fields.get(b"body", b"")) for _, fields in rows))
 
     async def _delayed(self) -> AsyncIterator[list[Present]]:
-        due: dict[bytes, float] = {}
+        """Only what has an instant and an envelope; of the rest nobody can say more than the archive."""
+        due = set[bytes]()
         async for members in self._scan("delayed", "zscan"):
-            due.update(members)
-        due.pop(SENTINEL, None)
+            due.update(member for member, _ in members)
         async for bodies in self._scan("bodies", "hscan"):
             page = []
-            for task_id, body in dict(bodies).items():
-                if task_id == SENTINEL:
-                    continue
-                if due.pop(task_id, None) is None:
-                    self._note(self.strays, task_id)
-                elif task := _present(_fields(body), "delayed", ""):
-                    page.append(task)
+            for task_id, body in bodies:
+                if task_id in due:
+                    page.append(_stored(body, DELAYED, task_id.decode(errors="replace")))
+                elif task_id != SENTINEL and len(self.strays) < self.REMEMBERED:
+                    self.strays[task_id.decode(errors="replace")] = body
             yield page
-        for task_id in due:
-            self._note(self.ghosts, task_id)
 
     async def _queued(self) -> AsyncIterator[list[Present]]:
         async for kept in self._scan("queued", "hscan"):
-            found = (_present(_fields(body), "queued", "") for name, body in dict(kept).items() if name != SENTINEL)
-            yield [task for task in found if task]
+            page = [
+                _stored(body, QUEUED, stored_task(body), schedule.decode(errors="replace"))
+                for schedule, body in kept
+                if schedule != SENTINEL
+            ]
+            yield [task for task in page if task.task_id]
 
     async def _scan(self, name: str, command: str) -> AsyncIterator[Iterable[tuple[bytes, Any]]]:
         key, cursor = self._partition.key(name), 0
         while True:
 
             async def ask(client: AsyncClient, cursor: int = cursor) -> tuple[int, Any]:
-                found: tuple[int, Any] = await getattr(client, command)(key, cursor, count=PAGE)
-                return found
+                return cast("tuple[int, Any]", await getattr(client, command)(key, cursor, count=PAGE))
 
             cursor, found = await self._redis.use(ask)
             yield found.items() if isinstance(found, Mapping) else found
-            if cursor == 0:
+            if int(cursor) == 0:
                 return
-
-    def _note(self, names: list[str], task_id: bytes) -> None:
-        if len(names) < self.REMEMBERED:
-            names.append(task_id.decode(errors="replace"))
 
 
 def _next_count(count: int, size: int) -> int:
     return max(1, min(PAGE, count * 4, PAGE_BYTES * count // max(1, size)))
 
 
-def _fields(stored: bytes) -> dict[bytes, bytes]:
-    """An envelope that is kept as a JSON array; what cannot be read is nobody's task."""
-    try:
-        flat = msgspec.json.decode(stored, type=list[str | int | float])
-    except msgspec.MsgspecError:
-        return {}
-    words = [str(word).encode() for word in flat]
-    return dict(zip(words[::2], words[1::2], strict=False))
+def _present(fields: Mapping[bytes, bytes], place: str, entry_id: str) -> Present:
+    """Of an entry; somebody else's has the name that it has in the archive."""
+    flat = [part for pair in fields.items() for part in pair]
+    if place == DEAD:
+        name = fields.get(b"task", b"").decode(errors="replace")
+    elif not envelopes.is_whole(flat):
+        return Present(task_id=f"{FOREIGN}{place}:{entry_id}", place=place, entry_id=entry_id)
+    else:
+        name = flat[1].decode()
+    first = envelopes.first_entry(fields.get(b"history", b"")) or entry_id
+    birth = envelopes.count(fields.get(b"dead_at")) if place == DEAD else entry_ms(first)
+    return _task(fields, place, name, entry_id=entry_id, birth_ms=birth)
 
 
-def _present(fields: Mapping[bytes, bytes], place: str, entry_id: str) -> Present | None:
-    """None for an entry of somebody else's."""
-    task_id = fields.get(b"task")
-    if task_id is None:
-        return None
+def _stored(body: bytes, place: str, task_id: str, schedule: str = "") -> Present:
+    """Of an envelope that a hash keeps, readable or not."""
     try:
-        return Present(
-            task_id=task_id.decode(),
-            place=place,
-            entry_id=entry_id,
-            birth_ms=_birth(fields, entry_id),
-            token=_token(fields),
-            unique=fields.get(b"unique", b"").decode(),
-            schedule=fields.get(b"schedule", b"").decode(),
-        )
+        fields = envelopes.mapping(envelopes.unpack(body))
     except ValueError:
-        return None
+        return Present(task_id=task_id, place=place, schedule=schedule)
+    first = envelopes.first_entry(fields.get(b"history", b""))
+    birth = entry_ms(first) if first else envelopes.count(fields.get(b"at"))
+    return _task(fields, place, task_id, birth_ms=birth, schedule=schedule)
 
 
-def _token(fields: Mapping[bytes, bytes]) -> int:
-    counted = sum(int(fields.get(name, b"0")) for name in (b"deliveries", b"attempts", b"handbacks"))
-    return int(fields.get(b"token", b"1")) + counted
-
-
-def _birth(fields: Mapping[bytes, bytes], entry_id: str) -> int:
-    """Wall ms of the first entry that carried the task: its history names it."""
-    first = fields.get(b"history", b"").partition(b"\n")[0]
-    if first:
-        row = msgspec.json.decode(first)
-        if isinstance(row, list) and len(row) > 4 and row[4]:
-            return EntryID.parse(str(row[4])).ms
-    return EntryID.parse(entry_id).ms if entry_id else int(fields.get(b"at", b"0"))
+def _task(
+    fields: Mapping[bytes, bytes],
+    place: str,
+    task_id: str,
+    *,
+    birth_ms: int,
+    entry_id: str = "",
+    schedule: str = "",
+) -> Present:
+    return Present(
+        task_id=task_id,
+        place=place,
+        entry_id=entry_id,
+        birth_ms=birth_ms,
+        token=envelopes.token(dict(fields)),
+        unique=fields.get(b"unique", b"").decode(errors="replace"),
+        schedule=schedule or fields.get(b"schedule", b"").decode(errors="replace"),
+    )
