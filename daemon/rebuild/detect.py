@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reclaimd.daemon.rebuild.values import Facts, PartitionRow, Verdict, VerdictKind, mark_number
+from reclaimd.daemon.rebuild.values import Facts, PartitionRow, Verdict, mark_number
 
 EPOCH = "epoch"
 
@@ -17,23 +17,20 @@ def verdict(row: PartitionRow | None, facts: Facts, archive_id: str) -> Verdict:
     if facts.exists and facts.archive_id not in {"", archive_id}:
         return Verdict(kind="foreign", reason=f"it belongs to the archive {facts.archive_id}")
     if row is None or not row.epoch_id:
-        return _unknown(row, facts)
+        return _unread(facts)
     if not facts.exists:
         return _without_epoch(facts)
     if not facts.archive_id:
         return Verdict(kind="empty", reason="somebody began anew: its epoch is not archived")
-    frozen = _frozen(row, facts)
-    if frozen is not None:
-        return frozen
+    if row.new_epoch_id and facts.epoch_id == row.new_epoch_id:
+        if facts.state == "lost":
+            return Verdict(kind="lost", reason=f"frozen: {row.verdict}")
+        return Verdict(kind="rebuilding", reason=f"rebuild {row.rebuild_id} has begun")
     return _of_epoch(row, facts)
 
 
-def _unknown(row: PartitionRow | None, facts: Facts) -> Verdict:
+def _unread(facts: Facts) -> Verdict:
     """The archive has read nothing of it yet."""
-    if row is not None and row.new_epoch_id and facts.rebuild == row.rebuild_id:
-        frozen = _frozen(row, facts)
-        if frozen is not None:
-            return frozen
     if facts.exists and facts.archive_id:
         return Verdict(kind="archive_behind", reason="it is archived here, but this archive knows nothing of it")
     return Verdict(kind="new", reason="it was never archived")
@@ -43,18 +40,6 @@ def _without_epoch(facts: Facts) -> Verdict:
     if facts.any_key:
         return Verdict(kind="partial", reason="its epoch is gone", missing=(EPOCH, *facts.missing))
     return Verdict(kind="empty", reason="nothing of it is there")
-
-
-def _frozen(row: PartitionRow, facts: Facts) -> Verdict | None:
-    """A rebuild that the archive has begun, or Redis still is in; None when there is none."""
-    if row.new_epoch_id and facts.epoch_id == row.new_epoch_id:
-        if facts.state == "lost":
-            return Verdict(kind="lost", reason=f"frozen: {row.verdict}")
-        return Verdict(kind="rebuilding", reason=f"rebuild {row.rebuild_id} has begun")
-    if facts.state in {"lost", "rebuilding"} and facts.rebuild == row.rebuild_id and row.rebuild_id:
-        kind: VerdictKind = "lost" if facts.state == "lost" else "rebuilding"
-        return Verdict(kind=kind, reason=f"frozen: {row.verdict}")
-    return None
 
 
 def _of_epoch(row: PartitionRow, facts: Facts) -> Verdict:

@@ -14,6 +14,7 @@ HISTORY_ROWS = 20
 
 _words = msgspec.json.Decoder(list[str], strict=False)
 _OPTIONAL = (b"deliveries", b"attempts", b"handbacks", b"token", b"unique", b"schedule", b"history")
+_COUNTS = frozenset(_OPTIONAL[:4])
 _LANES = frozenset(lane.encode() for lane in LANES)
 _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:-")
 
@@ -63,9 +64,22 @@ def is_whole(fields: Sequence[bytes]) -> bool:
     )
 
 
+def is_well_formed(fields: Sequence[bytes]) -> bool:
+    """Whether workers take it: the scripts refuse and bury anything else."""
+    if not is_whole(fields):
+        return False
+    optional = zip(fields[8:-2:2], fields[9:-2:2], strict=True)
+    numbers = [fields[3], fields[7], *(value for name, value in optional if name in _COUNTS)]
+    return all(_is_count(number) for number in numbers)
+
+
+def _is_count(text: bytes) -> bool:
+    return 0 < len(text) <= 15 and text.isdigit()
+
+
 def count(text: bytes | None) -> int:
     """A number of the protocol, at most 15 digits; 0 for what is none."""
-    return int(text) if text and len(text) <= 15 and text.isdigit() else 0
+    return int(text) if text and _is_count(text) else 0
 
 
 def mapping(fields: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from reclaimd.daemon.rebuild import envelopes
-from reclaimd.daemon.rebuild.rows import FOREIGN, birth_ms
+from reclaimd.daemon.rebuild.rows import birth_ms
 from reclaimd.daemon.rebuild.values import (
     DEAD,
     DELAYED,
@@ -97,7 +97,7 @@ def restorable(
         return Unrestorable(row.task_id, f"its envelope cannot be read: {error}")
     if row.place == DEAD:
         return _unchanged(row, unique="", seen=False)
-    if row.task_id.startswith(FOREIGN) or not envelopes.is_whole(fields):
+    if not envelopes.is_well_formed(fields) or fields[1] != row.task_id.encode():
         return Unrestorable(row.task_id, "it is not a task of the protocol")
     e = envelopes.mapping(fields)
     unique = e.get(b"unique", b"").decode(errors="replace")
