@@ -9,7 +9,7 @@ same fold, the first to finish ends the rebuild, and the others learn so.
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import anyio
 import msgspec
@@ -19,8 +19,8 @@ from reclaimd.daemon.archive.records import schedules_of
 from reclaimd.daemon.archive.scanning import Redis
 from reclaimd.daemon.archive.schedule_records import ScheduleEntry, ScheduleRecords
 from reclaimd.daemon.archive.store import Store
-from reclaimd.daemon.rebuild.schedules import FROM_START, after, last_known
-from reclaimd.daemon.rebuild.values import FiredRow, PartitionRow, Report, Unrestorable, Verdict, mark_number
+from reclaimd.daemon.rebuild.schedules import FROM_START, Judged, after, last_known, mark_after
+from reclaimd.daemon.rebuild.values import FiredRow, PartitionRow, Report, Verdict
 from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.ids import EntryID
 from reclaimd.streams.keys import Partition, schedule_events_key
@@ -35,13 +35,6 @@ TRIES: Final = 5
 """How often a snapshot is written anew that others have trimmed before it was ended."""
 
 
-class Judged(NamedTuple):
-    """What is to be said of restored schedules. `overdue`: occurrences that came due and were not dealt with."""
-
-    overdue: int = 0
-    problems: tuple[Unrestorable, ...] = ()
-
-
 Judge = Callable[[Schedules, dict[str, FiredRow], int], Awaitable[Judged]]
 
 
@@ -50,16 +43,6 @@ class SchedulesChanged(ReclaimdError):
 
     def __str__(self) -> str:
         return "the schedules have changed while they were looked at, mostly because a daemon restores them: look again"
-
-
-def new_mark(mark: str, nonce: str) -> str:
-    """The one that follows."""
-    return f"{mark_number(mark) + 1}:{nonce[:8]}"
-
-
-def mark_after(row: PartitionRow) -> str:
-    """Above every mark that Redis can have from before; the same however often the rebuild is finished."""
-    return f"{mark_number(row.mark) + 2}:{row.rebuild_id[:8]}"
 
 
 async def fold_of(store: Store, namespace: str) -> Schedules:

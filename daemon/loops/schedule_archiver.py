@@ -2,49 +2,35 @@
 
 import secrets
 import time
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 import redis
 
 from reclaimd.daemon.archive.errors import ArchiveFailed, OwnerLost
-from reclaimd.daemon.archive.records import schedules_of
-from reclaimd.daemon.archive.restoring_schedules import (
-    SchedulesChanged,
-    as_entries,
-    fold_of,
-    freeze_schedules,
-    new_mark,
-    position_of,
-    rebuild_schedules,
-)
-from reclaimd.daemon.archive.schedule_records import ScheduleEntry
-from reclaimd.daemon.archive.store import Store
 from reclaimd.daemon.loops.ownership import BEAT_SECONDS, Claims
 from reclaimd.daemon.loops.scheduler import Scheduler
 from reclaimd.daemon.loops.shell import Context, Loop
-from reclaimd.daemon.rebuild.schedules import FROM_START, schedules_verdict
+from reclaimd.daemon.rebuild.schedules import FROM_START, new_mark, schedules_verdict
 from reclaimd.daemon.rebuild.values import PartitionRow, Report, Verdict, mark_number
 from reclaimd.daemon.schedules.gate import SCHEDULES
 from reclaimd.daemon.schedules.overdue import judge
-from reclaimd.metrics.instruments import ArchiveInstruments
 from reclaimd.streams.errors import ReclaimdError
+from reclaimd.streams.keys import Partition
 from reclaimd.streams.logs import get_logger
 from reclaimd.streams.redis_log import AsyncClient
-from reclaimd.streams.schedules.archive_scripts import (
-    Facts,
-    ScheduleTail,
-    schedules_adopt,
-    schedules_tail,
-)
+from reclaimd.streams.schedules.archive_scripts import Facts, ScheduleTail, schedules_adopt, schedules_tail
 from reclaimd.streams.schedules.log import Loaded, ScheduleLog
+
+if TYPE_CHECKING:
+    from reclaimd.daemon.archive.store import Store
 
 NAME: Final = "schedule_archive"
 LABEL: Final = "(schedules)"
 """How metrics name the log of schedules among queues; no queue can be called so."""
 POLL: Final = 0.25
 WATCH: Final = 1.0
+SOON: Final = 0.05
 FROZEN: Final = 1.0
 COMPACT: Final = 20_000
 """Events after which the archive folds them to a snapshot."""
@@ -55,151 +41,157 @@ STALL: Final = 120.0
 log = get_logger(__name__)
 
 
+class Archive(Protocol):
+    """What the archivers of a daemon share. `me`: its name as an owner."""
+
+    me: str
+    claims: Claims
+
+    async def store(self) -> "Store": ...
+    def failed(self, queue: str, error: ArchiveFailed) -> float: ...
+    def worked(self, queue: str) -> None: ...
+
+
 class ScheduleArchiver:
     """One for each daemon that has an archive; of several, one archives. `scheduler.gate` is closed while Redis is not
     known to agree with the archive.
-
-    `settled`: whether every partition was looked at, and is frozen if it has lost data. Schedules are restored only
-    then: they would fire into a queue that has forgotten what was fired. `me`: `ownership.my_name`. `auto`: restore
-    without being asked.
     """
 
-    def __init__(
-        self,
-        context: Context,
-        store: Store,
-        scheduler: Scheduler,
-        *,
-        me: str,
-        auto: bool,
-        instruments: ArchiveInstruments,
-        settled: Callable[[], bool] = lambda: True,
-    ) -> None:
+    def __init__(self, context: Context, archive: Archive, scheduler: Scheduler) -> None:
         self.last_report: Report | None = None
         self.loop = Loop(NAME, "", self.step, context, stall_after=STALL)
         self._context = context
-        self._store = store
-        self._scheduler = scheduler
+        self._archive = archive
+        self._gate = scheduler.gate
+        self._metrics = context.instruments.archive
         self._namespace = context.settings.namespace
-        self._partition = schedules_of(self._namespace)
-        self._me = me
-        self._auto = auto
-        self._instruments = instruments
-        self._settled = settled
-        self._claims = Claims()
+        # The name under which the archive has them: no queue has none.
+        self._partition = Partition(self._namespace, "")
         self._row: PartitionRow | None = None
         self._owner = False
         self._beaten = float("-inf")
         self._folded = 0
-        self._next_mark = ""
         self._trouble: float | None = None
-        self._told = ""
-        scheduler.gate.archive_id = store.archive_id
-        scheduler.gate.close(SCHEDULES, "the archive was not asked yet")
+        self._kind = ""
+        self._gate.close(SCHEDULES, "the archive was not asked yet")
 
     async def step(self) -> float:
         """Look, and do what is to be done next. Returns the seconds until the next step."""
         try:
-            pause = await self._step()
+            store = await self._archive.store()
+            self._gate.archive_id = store.archive_id
+            pause = await self._step(store)
         except OwnerLost:
             self._forget()
             return 0.0
-        except SchedulesChanged:
-            self._row = None
-            return POLL
         except ArchiveFailed as error:
             self._forget()
             await self._without_archive(error)
-            raise
+            return self._archive.failed(LABEL, error)
         except (ReclaimdError, redis.RedisError):
             self._row = None
-            self._scheduler.gate.close(SCHEDULES, "Redis was away")
+            self._gate.close(SCHEDULES, "Redis was away")
             raise
         self._trouble = None
+        self._archive.worked(LABEL)
         return pause
 
-    async def _step(self) -> float:
-        row = await self._owned()
-        position = FROM_START if row is None else row.positions.get("events", "")
-        if not position and row is not None:
-            position = await position_of(self._store, self._namespace, row)
-        tail = await self._tail(row, position)
-        if tail.agreed and row is not None and row.state == "archiving":
-            return await self._keep(row, tail, position)
-        verdict = schedules_verdict(row, tail.facts, self._store.archive_id)
-        self._tell(verdict)
-        self._scheduler.gate.close(SCHEDULES, f"the schedules are {verdict.kind}: {verdict.reason}")
-        if not self._owner:
-            self._row = None
-            return WATCH
-        return await self._mend(verdict, tail.facts)
+    async def _step(self, store: "Store") -> float:
+        row = await self._owned(store)
+        tail, following = await self._tail(store, row)
+        if row is not None and row.state == "archiving" and (tail.agreed or self._seems_whole(store, row, tail.facts)):
+            return await self._keep(store, row, tail, following)
+        verdict = schedules_verdict(row, tail.facts, store.archive_id)
+        self._note(verdict)
+        self._gate.close(SCHEDULES, f"the schedules are {verdict.kind}: {verdict.reason}")
+        self._row = None
+        return await self._mend(store, row, verdict, tail.facts) if self._owner else WATCH
 
-    async def _tail(self, row: PartitionRow | None, position: str) -> ScheduleTail:
+    def _seems_whole(self, store: "Store", row: PartitionRow, facts: Facts) -> bool:
+        """Whoever does not archive reads the archive and Redis at two instants, and marks move on in between."""
+        ours = facts.state == "ok" and facts.archive_id == store.archive_id and not facts.missing
+        return not self._owner and ours and mark_number(facts.mark) >= mark_number(row.mark) > 0
+
+    async def _tail(self, store: "Store", row: PartitionRow | None) -> tuple[ScheduleTail, str]:
+        from reclaimd.daemon.archive.restoring_schedules import position_of
+
         mark = "" if row is None else row.mark
-        following = new_mark(mark, secrets.token_hex(4)) if self._owner else ""
-        most = {} if self._owner else {"most": 0}
-        call = schedules_tail(self._namespace, self._store.archive_id, mark, following, position, **most)
-        tail = await self._context.links.send(call)
-        self._next_mark = following
-        return tail
-
-    async def _keep(self, row: PartitionRow, tail: ScheduleTail, position: str) -> float:
-        """Both agree: archive what is new."""
+        position = FROM_START if row is None else await position_of(store, self._namespace, row)
         if not self._owner:
-            self._agreed()
+            call = schedules_tail(self._namespace, store.archive_id, mark, "", position, most=0)
+            return await self._context.links.send(call), ""
+        following = new_mark(secrets.token_hex(4), mark)
+        call = schedules_tail(self._namespace, store.archive_id, mark, following, position)
+        return await self._context.links.send(call), following
+
+    async def _keep(self, store: "Store", row: PartitionRow, tail: ScheduleTail, following: str) -> float:
+        """Both agree: archive what is new."""
+        if self._owner and tail.events:
+            await self._append(store, row, tail, following)
+        self._kind = "healthy"
+        self._metrics.unresolved.labels(LABEL).set(0)
+        self._gate.open(SCHEDULES)
+        if not self._owner:
             self._row = None
             return WATCH
-        if tail.events:
-            began = time.monotonic()
-            events = [ScheduleEntry(entry_id, e) for entry_id, e in tail.events]
-            position = events[-1].entry_id
-            await self._store.schedules.append(self._namespace, self._me, events, position, self._next_mark)
-            self._instruments.commit_seconds.observe(time.monotonic() - began)
-            self._instruments.commits.labels(LABEL).inc()
-            self._instruments.events.labels(LABEL).inc(len(events))
-            self._folded += len(events)
-            self._row = msgspec.structs.replace(row, positions={"events": position}, mark=self._next_mark)
-        self._agreed()
-        if tail.more:
-            return 0.0
-        if self._folded >= COMPACT:
-            await self._compact()
-        return POLL
+        if self._folded >= COMPACT and not tail.more:
+            await self._compact(store)
+        return 0.0 if tail.more else POLL
 
-    async def _compact(self) -> None:
-        state = await fold_of(self._store, self._namespace)
+    async def _append(self, store: "Store", row: PartitionRow, tail: ScheduleTail, following: str) -> None:
+        from reclaimd.daemon.archive.schedule_records import ScheduleEntry
+
+        began = time.monotonic()
+        events = [ScheduleEntry(entry_id, e) for entry_id, e in tail.events]
+        position = events[-1].entry_id
+        await store.schedules.append(self._namespace, self._archive.me, events, position, following)
+        self._metrics.commit_seconds.observe(time.monotonic() - began)
+        self._metrics.commits.labels(LABEL).inc()
+        self._metrics.events.labels(LABEL).inc(len(events))
+        self._folded += len(events)
+        self._row = msgspec.structs.replace(row, positions={"events": position}, mark=following)
+
+    async def _compact(self, store: "Store") -> None:
+        from reclaimd.daemon.archive.restoring_schedules import as_entries, fold_of
+
+        state = await fold_of(store, self._namespace)
         covers = str(state.position)
-        await self._store.schedules.keep_snapshot(self._namespace, self._me, covers, as_entries(state))
+        await store.schedules.keep_snapshot(self._namespace, self._archive.me, covers, as_entries(state))
         self._folded = 0
 
-    async def _mend(self, verdict: Verdict, facts: Facts) -> float:
-        match verdict.kind:
-            case "new" | "archive_behind":
-                await self._adopt(facts)
-                return 0.0
-            case "foreign":
-                raise ForeignSchedules(self._namespace, facts.archive_id)
-            case "healthy":
-                return 0.0
-        if verdict.kind in {"empty", "rolled_back", "partial"}:
-            self._instruments.detections.labels(LABEL, verdict.kind).inc()
-        self._instruments.unresolved.labels(LABEL).set(1)
-        if verdict.kind == "rebuilding" or (self._auto and self._settled()):
-            return await self._rebuild(verdict, facts)
-        if facts.state != "lost":
-            redis = self._context.links
-            await freeze_schedules(self._store, redis, self._namespace, verdict, facts, _new_id, manual=True)
-        self._row = None
-        return POLL if self._auto else FROZEN
+    async def _mend(self, store: "Store", row: PartitionRow | None, verdict: Verdict, facts: Facts) -> float:
+        if verdict.kind in {"new", "archive_behind"}:
+            return await self._adopt(store, row, facts)
+        if verdict.kind == "foreign":
+            raise ForeignSchedules(self._namespace, facts.archive_id)
+        self._metrics.unresolved.labels(LABEL).set(1)
+        auto = self._context.settings.archive.rebuild == "auto"
+        try:
+            if verdict.kind == "rebuilding" or (auto and await self._partitions_are_safe(store)):
+                return await self._rebuild(store, verdict, facts)
+            if facts.state != "lost":
+                await self._freeze(store, verdict, facts)
+        except ReclaimdError as error:
+            if _is_overtaken(error):
+                return SOON
+            raise
+        return POLL if auto else FROZEN
 
-    async def _rebuild(self, verdict: Verdict, facts: Facts) -> float:
+    async def _freeze(self, store: "Store", verdict: Verdict, facts: Facts) -> None:
+        from reclaimd.daemon.archive.restoring_schedules import freeze_schedules
+
+        links = self._context.links
+        await freeze_schedules(store, links, self._namespace, verdict, facts, _new_id, manual=True)
+
+    async def _rebuild(self, store: "Store", verdict: Verdict, facts: Facts) -> float:
+        from reclaimd.daemon.archive.restoring_schedules import rebuild_schedules
+
         report = await rebuild_schedules(
-            self._store, self._context.links, self._namespace, verdict, facts, new_id=_new_id, judge=judge
+            store, self._context.links, self._namespace, verdict, facts, new_id=_new_id, judge=judge
         )
         self.last_report = report
-        self._row = None
-        self._instruments.rebuilds.labels(LABEL, "done").inc()
-        self._instruments.rebuild_seconds.observe(report.seconds)
+        self._metrics.rebuilds.labels(LABEL, "done").inc()
+        self._metrics.rebuild_seconds.observe(report.seconds)
         log.warning(
             "schedules restored",
             verdict=report.verdict,
@@ -210,63 +202,87 @@ class ScheduleArchiver:
         )
         return 0.0
 
-    async def _adopt(self, facts: Facts) -> None:
-        """Read everything that Redis has, and archive from there on."""
-        row = self._row
-        numbers = [facts.mark, "" if row is None else row.mark]
-        mark = new_mark(max(numbers, key=mark_number), secrets.token_hex(4))
-        call = schedules_adopt(
-            self._namespace, self._store.archive_id, facts.mark, mark, accept=facts.state not in {"ok", "absent"}
-        )
-        status = await self._context.links.send(call)
-        if status != "ok":
-            raise SchedulesChanged
-        loaded, events = await self._context.links.use(self._read_all)
-        records, position = self._store.schedules, str(loaded.position)
-        # The mark comes last: without one the archive knows that it has not read everything.
-        await records.reset(self._namespace, self._me, "adopted", "")
-        await records.keep_snapshot(self._namespace, self._me, position, as_entries(loaded.state))
-        await records.append(self._namespace, self._me, events, position, mark)
-        self._row, self._folded = None, 0
-        log.info("schedules are archived from now on", schedules=len(loaded.state.rows), position=position)
+    async def _partitions_are_safe(self, store: "Store") -> bool:
+        """Whether none would fire again what it has forgotten: each is frozen, or has the mark that the archive knows.
 
-    async def _read_all(self, client: AsyncClient) -> tuple[Loaded, list[ScheduleEntry]]:
+        Schedules come back after that, for they would fire at once.
+        """
+        rows = [row for row in await store.partitions(self._namespace) if row.epoch_id]
+
+        async def ask(client: AsyncClient) -> list[Any]:
+            pipeline: Any = client.pipeline(transaction=False)
+            for row in rows:
+                key = Partition(row.namespace, row.queue, row.number).key("epoch")
+                pipeline.hmget(key, ["archive_id", "state", "mark"])
+            found: list[Any] = await pipeline.execute()
+            return found
+
+        for row, (archive_id, state, mark) in zip(
+            rows, await self._context.links.use(ask) if rows else [], strict=True
+        ):
+            if archive_id == store.archive_id.encode() and state == b"ok":
+                if mark_number((mark or b"").decode()) < mark_number(row.mark):
+                    return False
+            elif not archive_id:
+                return False
+        return True
+
+    async def _adopt(self, store: "Store", row: PartitionRow | None, facts: Facts) -> float:
+        """Read everything that Redis has, and archive from there on."""
+        from reclaimd.daemon.archive.restoring_schedules import as_entries
+        from reclaimd.daemon.archive.schedule_records import ScheduleEntry
+
+        mark = new_mark(secrets.token_hex(4), facts.mark, "" if row is None else row.mark)
+        accept = facts.state not in {"ok", "absent"}
+        call = schedules_adopt(self._namespace, store.archive_id, facts.mark, mark, accept=accept)
+        if await self._context.links.send(call) != "ok":
+            return SOON
+        loaded, events = await self._context.links.use(self._read_all)
+        records, me, position = store.schedules, self._archive.me, str(loaded.position)
+        # The mark comes last: without one the archive knows that it has not read everything.
+        await records.reset(self._namespace, me, "adopted", "")
+        await records.keep_snapshot(self._namespace, me, position, as_entries(loaded.state))
+        kept = [ScheduleEntry(entry_id, e) for entry_id, e in events]
+        await records.append(self._namespace, me, kept, position, mark)
+        self._folded = 0
+        log.info("schedules are archived from now on", schedules=len(loaded.state.rows), position=position)
+        return 0.0
+
+    async def _read_all(self, client: AsyncClient) -> tuple[Loaded, list[tuple[str, bytes]]]:
         schedules = ScheduleLog(client, self._namespace)
         loaded = await schedules.load()
-        events = [ScheduleEntry(entry_id, e) for entry_id, e in await schedules.kept(loaded.position)]
-        return loaded, events
+        return loaded, await schedules.kept(loaded.position)
 
-    async def _owned(self) -> PartitionRow | None:
+    async def _owned(self, store: "Store") -> PartitionRow | None:
         """The archive's row, and in `_owner` whether we write it."""
         if self._owner and self._row is not None and time.monotonic() - self._beaten < BEAT_SECONDS:
             return self._row
-        row = await self._store.partition(self._partition)
-        if row is not None and row.ownership.owner == self._me:
-            self._owner = await self._store.beat(self._partition, self._me)
+        me = self._archive.me
+        row = await store.partition(self._partition)
+        if row is not None and row.ownership.owner == me:
+            self._owner = await store.beat(self._partition, me)
         else:
-            self._owner = False
             seen = None if row is None else row.ownership
-            if self._claims.may_take("", seen):
-                self._owner = await self._store.claim(self._partition, self._me, seen)
+            claims = self._archive.claims
+            self._owner = claims.may_take("", seen) and await store.claim(self._partition, me, seen)
+            if self._owner:
+                row = await store.partition(self._partition)
         if self._owner:
             self._beaten = time.monotonic()
-            self._claims.forget("")
-            row = await self._store.partition(self._partition)
+            self._archive.claims.forget("")
         self._row = row
         return row
-
-    def _agreed(self) -> None:
-        self._told = ""
-        self._instruments.unresolved.labels(LABEL).set(0)
-        self._scheduler.gate.open(SCHEDULES)
 
     def _forget(self) -> None:
         self._row, self._owner, self._beaten = None, False, float("-inf")
 
-    def _tell(self, verdict: Verdict) -> None:
-        if verdict.kind != self._told and verdict.kind not in {"healthy", "new"}:
-            log.warning("schedules and archive differ", verdict=verdict.kind, reason=verdict.reason)
-        self._told = verdict.kind
+    def _note(self, verdict: Verdict) -> None:
+        if verdict.kind == self._kind:
+            return
+        self._kind = verdict.kind
+        if self._owner and (verdict.is_loss or verdict.kind in {"foreign", "archive_behind"}):
+            self._metrics.detections.labels(LABEL, verdict.kind).inc()
+            log.error("schedules are not what the archive knows", kind=verdict.kind, reason=verdict.reason)
 
     async def _without_archive(self, error: ArchiveFailed) -> None:
         """Nobody can say whether Redis has lost something; after a while what it says itself must do."""
@@ -274,15 +290,21 @@ class ScheduleArchiver:
         self._trouble = now if self._trouble is None else self._trouble
         if now - self._trouble < PATIENCE:
             return
-        # Asks for nothing and marks nothing: facts are answered to whoever names no mark.
-        tail = await self._context.links.send(
-            schedules_tail(self._namespace, self._store.archive_id, "", "", FROM_START, most=0)
-        )
-        whole = tail.facts.state == "ok" and not tail.facts.missing
-        if whole and tail.facts.archive_id == self._store.archive_id:
-            self._scheduler.gate.open(SCHEDULES)
+        known = self._gate.archive_id
+        # Whoever names no mark is told how things are and marks nothing.
+        tail = await self._context.links.send(schedules_tail(self._namespace, known, "", "", FROM_START, most=0))
+        facts = tail.facts
+        whole = facts.state == "ok" and facts.archive_id != "" and not facts.missing
+        if whole and known in {"", facts.archive_id}:
+            self._gate.open(SCHEDULES)
         else:
-            self._scheduler.gate.close(SCHEDULES, str(error))
+            self._gate.close(SCHEDULES, str(error))
+
+
+def _is_overtaken(error: ReclaimdError) -> bool:
+    from reclaimd.daemon.archive.restoring_schedules import SchedulesChanged
+
+    return isinstance(error, SchedulesChanged)
 
 
 class ForeignSchedules(ReclaimdError):

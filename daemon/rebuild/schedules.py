@@ -4,13 +4,30 @@ The words are those for partitions; what is restored is one fold, so that there 
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
-from reclaimd.daemon.rebuild.values import PartitionRow, Verdict, mark_number
+from reclaimd.daemon.rebuild.values import PartitionRow, Unrestorable, Verdict, mark_number
 from reclaimd.streams.ids import EntryID
 from reclaimd.streams.schedules.archive_scripts import Facts
 
 FROM_START: Final = "0-0"
+
+
+class Judged(NamedTuple):
+    """What is to be said of restored schedules. `overdue`: occurrences that came due and were not dealt with."""
+
+    overdue: int = 0
+    problems: tuple[Unrestorable, ...] = ()
+
+
+def new_mark(nonce: str, *marks: str) -> str:
+    """The one that follows all of these."""
+    return f"{max(map(mark_number, marks), default=0) + 1}:{nonce[:8]}"
+
+
+def mark_after(row: PartitionRow) -> str:
+    """Above every mark that Redis can have from before; the same however often the rebuild is finished."""
+    return f"{mark_number(row.mark) + 2}:{row.rebuild_id[:8]}"
 
 
 def schedules_verdict(row: PartitionRow | None, facts: Facts, archive_id: str) -> Verdict:

@@ -5,7 +5,7 @@ from typing import Final
 import anyio
 import msgspec
 
-from reclaimd.daemon.archive.restoring_schedules import Judged
+from reclaimd.daemon.rebuild.schedules import Judged
 from reclaimd.daemon.rebuild.values import FiredRow, Unrestorable
 from reclaimd.streams.ids import EntryID
 from reclaimd.streams.schedules.calculus import count_between
