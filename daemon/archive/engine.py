@@ -115,6 +115,9 @@ class Database:
                 # Who turns a new file to WAL locks the others out at once, however long they would have waited.
                 if error.trouble is not Trouble.LOCKED or time.monotonic() > deadline:
                     raise
+            except (TypeError, ValueError) as error:
+                # Drivers do not know a parameter of the URL, or its value.
+                raise ArchiveFailed(Trouble.URL, self.where, told(error, self.url)) from None
             await anyio.sleep(AGAIN_SECONDS)
 
     @asynccontextmanager
@@ -209,17 +212,28 @@ class Database:
             raise ArchiveFailed(Trouble.URL, self.where, told(error, self.url)) from None
 
 
-def _set_up(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
+_PRAGMAS: Final = (
     # Before anything is written, or it is too late for this one.
-    cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-    cursor.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
-    cursor.execute(f"PRAGMA journal_size_limit={_WAL_KEPT_BYTES}")
-    cursor.close()
+    "auto_vacuum=INCREMENTAL",
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "foreign_keys=ON",
+    f"cache_size=-{_CACHE_KIB}",
+    f"wal_autocheckpoint={_WAL_PAGES}",
+    f"journal_size_limit={_WAL_KEPT_BYTES}",
+)
+
+
+def _set_up(connection: Any, _record: object) -> None:
+    try:
+        cursor = connection.cursor()
+        for pragma in _PRAGMAS:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+    except BaseException:
+        # Nobody else does, and its thread would outlive the event loop.
+        connection.close()
+        raise
 
 
 def _begin(connection: Connection) -> None:
@@ -247,9 +261,15 @@ def failure(error: BaseException, url: URL, where: str) -> ArchiveFailed:
     if isinstance(original, ArchiveFailed):
         return original
     cause = original.__cause__ or original.__context__ or original
-    trouble = _of_sqlite(original) or _of_postgresql(original) or _of_system(original) or _of_system(cause)
-    if trouble is None:
-        trouble = Trouble.UNREACHABLE if _is_broken(error) else Trouble.OTHER
+    causes = (
+        _of_sqlite(original),
+        _of_postgresql(original),
+        _of_postgresql(cause),
+        _of_system(original),
+        _of_system(cause),
+    )
+    otherwise = Trouble.UNREACHABLE if _is_broken(error) else Trouble.OTHER
+    trouble = next((found for found in causes if found is not None), otherwise)
     kind = ArchiveUnreachable if trouble in {Trouble.UNREACHABLE, Trouble.SLOW, Trouble.MISSING} else ArchiveFailed
     return kind(trouble, where, told(original, url))
 
@@ -280,7 +300,7 @@ _STATES: Final = {
     "28P01": Trouble.PASSWORD,
     "28000": Trouble.PASSWORD,
     "3D000": Trouble.MISSING,
-    "3F000": Trouble.MISSING,
+    "3F000": Trouble.PERMISSION,
     "42501": Trouble.PERMISSION,
     "42P01": Trouble.VANISHED,
     "53100": Trouble.FULL,
@@ -295,7 +315,8 @@ _CLASSES: Final = {"08": Trouble.UNREACHABLE, "57": Trouble.UNREACHABLE, "40": T
 def _of_postgresql(error: BaseException) -> Trouble | None:
     state = getattr(error, "sqlstate", None)
     if not isinstance(state, str):
-        return None
+        # What asyncpg says of the URL before it asks the server.
+        return Trouble.URL if type(error).__name__ == "ClientConfigurationError" else None
     return _STATES.get(state) or _CLASSES.get(state[:2])
 
 

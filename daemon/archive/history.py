@@ -1,6 +1,8 @@
 """The kept event batches: read by pages, and forgotten by age and size."""
 
+from bisect import bisect_left
 from collections.abc import AsyncIterator
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -73,9 +75,9 @@ async def retain(database: Database, before_ms: int, most_bytes: int) -> Retaine
         while (done := await _forget(database, row_id, too_old))[0]:
             batches, freed = batches + done[0], freed + done[1]
             await anyio.lowlevel.checkpoint()
-    while sum(kept for _, kept in await _kept(database)) > most_bytes:
+    while (excess := sum(kept for _, kept in await _kept(database)) - most_bytes) > 0:
         oldest = await _with_the_oldest(database)
-        done = (0, 0) if oldest is None else await _forget(database, oldest, None)
+        done = (0, 0) if oldest is None else await _forget(database, oldest, None, excess)
         if not done[0]:
             break
         batches, freed = batches + done[0], freed + done[1]
@@ -99,8 +101,10 @@ async def _with_the_oldest(database: Database) -> int | None:
 
 
 @to_the_end
-async def _forget(database: Database, row_id: int, which: ColumnElement[bool] | None) -> tuple[int, int]:
-    """Delete the oldest batches of a partition, a step of them. Returns how many, and their bytes."""
+async def _forget(
+    database: Database, row_id: int, which: ColumnElement[bool] | None, enough: int | None = None
+) -> tuple[int, int]:
+    """Delete the oldest batches of a partition, a step of them or `enough` bytes. Returns how many, and their bytes."""
     ours = _events.partition_id == row_id
     oldest = select(_events.entry, func.length(_events.e)).where(ours)
     if which is not None:
@@ -110,11 +114,12 @@ async def _forget(database: Database, row_id: int, which: ColumnElement[bool] | 
         rows = (await connection.execute(oldest.order_by(_events.entry).limit(STEP))).all()
         if not rows:
             return 0, 0
-        freed = sum(length for _, length in rows)
-        await connection.execute(delete(schema.events).where(ours, _events.entry <= rows[-1][0]))
-        less = _partitions.events_bytes - freed
+        freed = list(accumulate(length for _, length in rows))
+        number = len(rows) if enough is None else min(len(rows), bisect_left(freed, enough) + 1)
+        await connection.execute(delete(schema.events).where(ours, _events.entry <= rows[number - 1][0]))
+        less = _partitions.events_bytes - freed[number - 1]
         await connection.execute(update(schema.partitions).where(_partitions.id == row_id).values(events_bytes=less))
-        return len(rows), freed
+        return number, freed[number - 1]
 
 
 async def _lock(connection: AsyncConnection, row_id: int) -> None:
@@ -127,10 +132,10 @@ async def _vacuum(database: Database) -> int:
     """Give free pages back to the file system, all but a reserve. PostgreSQL sees to itself."""
     if database.path is None:
         return 0
-    before = free = await _pragma(database, "freelist_count")
+    before = free = await _free_pages(database)
     while free > FREE_PAGES:
-        await _pragma(database, f"incremental_vacuum({min(VACUUM_PAGES, free - FREE_PAGES)})")
-        left = await _pragma(database, "freelist_count")
+        await _give_back(database, min(VACUUM_PAGES, free - FREE_PAGES))
+        left = await _free_pages(database)
         if left >= free:
             break
         free = left
@@ -138,10 +143,14 @@ async def _vacuum(database: Database) -> int:
     return before - free
 
 
+async def _free_pages(database: Database) -> int:
+    async with database.reading() as connection:
+        return int((await connection.exec_driver_sql("PRAGMA freelist_count")).scalar_one())
+
+
 @to_the_end
-async def _pragma(database: Database, pragma: str) -> int:
+async def _give_back(database: Database, pages: int) -> None:
     async with database.writing() as connection:
         driver: Any = (await connection.get_raw_connection()).driver_connection
-        # Fetching to the end matters: each step of this one gives back a single page.
-        rows = list(await driver.execute_fetchall(f"PRAGMA {pragma}"))
-        return int(rows[0][0]) if rows else 0
+        # As a script, which ends the transaction and begins one of its own: executed, it gives back a single page.
+        await driver.executescript(f"PRAGMA incremental_vacuum({pages})")
