@@ -20,11 +20,18 @@ ALL = typer.Option("--all", help="All of them (that fit the other options).")
 dead = typer.Typer(help="Dead letters: tasks that failed for good or came back too often.", no_args_is_help=True)
 queues = typer.Typer(help="Queues: list, pause, resume.", no_args_is_help=True)
 tasks = typer.Typer(help="Tasks by state.", no_args_is_help=True)
+events = typer.Typer(help="What happened, from archive and Redis.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
     """Put the groups below the program."""
-    for name, group in (("dead", dead), ("queues", queues), ("schedules", schedules), ("tasks", tasks)):
+    for name, group in (
+        ("dead", dead),
+        ("events", events),
+        ("queues", queues),
+        ("schedules", schedules),
+        ("tasks", tasks),
+    ):
         app.add_typer(group, name=name)
 
 
@@ -132,6 +139,36 @@ def tasks_list(
 ) -> int:
     """List tasks of one state, in the order in which workers come to them."""
     return int(_work("tasks").show_list(Flags(ctx), state, queue, limit=limit, newest=newest))
+
+
+@events.callback()
+@shared
+def events_group() -> None:
+    """What happened, from archive and Redis."""
+
+
+@events.command("tail")
+@shared
+def events_tail(
+    ctx: typer.Context,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            help="Begin that long ago (10m, 2h) or at an instant (2026-01-31T12:00, UTC unless it says otherwise). "
+            "10m if absent; with --follow, now.",
+            metavar="SPAN|TIME",
+        ),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    queue: Annotated[str | None, QUEUE] = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--type", "-t", help="Only events of this type (repeatable): Died, Moved, …", metavar="TYPE"),
+    ] = None,
+) -> int:
+    """Show events, oldest first; with --json one document a line."""
+    return int(_work("events").tail(Flags(ctx), since, queue, types or [], follow=follow))
 
 
 def _work(name: str) -> ModuleType:

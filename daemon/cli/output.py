@@ -25,6 +25,10 @@ class Output:
         """The JSON document."""
         _write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
+    def record(self, value: Any) -> None:
+        """One of many JSON documents, each on a line of its own."""
+        _write(msgspec.json.encode(value).decode() + "\n")
+
     def line(self, text: str) -> None:
         """One line for a person; never wrapped."""
         _write(clean(text) + "\n")
