@@ -180,6 +180,20 @@ class RedisFull(ReclaimdError):
         )
 
 
+class PartitionFrozen(ReclaimdError):
+    """Data of a queue were lost, and are not mended yet: nothing was done. `state`: lost or rebuilding."""
+
+    def __init__(self, queue: str, state: str) -> None:
+        super().__init__(queue, state)
+        self.queue = queue
+        self.state = state
+
+    def __str__(self) -> str:
+        if self.state == "rebuilding":
+            return f"queue {self.queue} is rebuilding after a loss of data: wait, or see to it with `reclaimd rebuild`"
+        return f"queue {self.queue} is {self.state}, Redis lost data of it: bring them back with `reclaimd rebuild`"
+
+
 class EnqueueUncertain(ReclaimdError):
     """The answer to an enqueue was lost. `task_id`: the ID to send again with, which enqueues at most once."""
 

@@ -20,6 +20,7 @@ from redis.retry import Retry
 from reclaimd.streams.addresses import redacted
 from reclaimd.streams.errors import (
     LayoutMismatch,
+    PartitionFrozen,
     ReclaimdError,
     RedisFull,
     RedisUnreachable,
@@ -110,6 +111,9 @@ def translate(error: redis.RedisError | OSError, url: str) -> ReclaimdError | No
     if "RECLAIMD_LAYOUT" in text:
         words = text.replace(",", "").split()
         return LayoutMismatch(words[words.index("layout") + 1], words[-1])
+    if "RECLAIMD_STATE" in text:
+        words = text.split()
+        return PartitionFrozen(words[words.index("queue") + 1], words[-1])
     if isinstance(error, redis.OutOfMemoryError) or text.startswith("OOM ") or "-OOM" in text or " OOM " in text:
         return RedisFull()
     for mark, reason in _UNUSABLE:

@@ -16,7 +16,7 @@ from reclaimd.streams.context import Context
 from reclaimd.streams.durations import parse_duration
 from reclaimd.streams.errors import InvalidArguments, InvalidTask, PayloadTooLarge
 from reclaimd.streams.ids import NAME, check_queue
-from reclaimd.streams.keys import LANES
+from reclaimd.streams.keys import LANES, SENTINEL
 from reclaimd.streams.policy import Retry
 
 P = ParamSpec("P")
@@ -165,9 +165,11 @@ def check_deliveries(number: int) -> int:
 
 
 def check_unique(key: str) -> str:
-    """Returns it, or raises InvalidTask: at most 512 characters that UTF-8 can carry."""
+    """Returns it, or raises InvalidTask: at most 512 characters that UTF-8 can carry, and not `{archive}`."""
     if len(key) > 512 or not key.isprintable():
         raise InvalidTask(f"unique key {key[:80]!r}: use at most 512 printable characters")
+    if key == SENTINEL:
+        raise InvalidTask(f"unique key {key!r}: archives use that name, choose another")
     return key
 
 

@@ -9,6 +9,7 @@ from reclaimd.daemon.inspect.tasks import entries
 from reclaimd.daemon.inspect.workers import Fleet, WorkerInfo, read_fleet
 from reclaimd.streams import events as ev
 from reclaimd.streams import scripts
+from reclaimd.streams.errors import PartitionFrozen
 
 # What workers do themselves also moves tasks; it is not recovery.
 _NOT_OURS = ("audit", "handback")
@@ -120,6 +121,8 @@ async def _pass(source: Source, queue: str, progress: Progress, moved: int) -> i
     first, more = True, True
     while more:
         done = await source.send(scripts.reclaim(source.partition(queue), unknown=first))
+        if done.state not in ("ok", "absent"):
+            raise PartitionFrozen(queue, done.state)
         first, more = False, done.more
         moved += done.moved
         progress(f"{queue}: bringing tasks back", moved)

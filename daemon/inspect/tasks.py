@@ -5,7 +5,7 @@ from typing import Any
 
 from reclaimd.daemon.inspect.letters import TaskInfo, TaskState, delayed_fields, task_info, text
 from reclaimd.daemon.inspect.source import Source
-from reclaimd.streams.keys import GROUP, STREAMS, Partition
+from reclaimd.streams.keys import GROUP, SENTINEL, STREAMS, Partition
 
 # Bodies may have megabytes.
 PAGE = 50
@@ -153,6 +153,8 @@ async def _delayed(source: Source, queue: str, newest: bool) -> AsyncIterator[Ta
             lambda pipe, names=names: pipe.hmget(partition.key("bodies"), names)  # type: ignore[misc]
         )
         for (task_id, score), body in zip(due, bodies, strict=True):
+            if task_id == SENTINEL.encode():
+                continue
             fields = {b"task": task_id, **delayed_fields(body or b"")}
             yield task_info(fields, queue=queue, state="delayed", due_ms=int(score))
         first += PAGE

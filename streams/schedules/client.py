@@ -26,6 +26,7 @@ from reclaimd.streams.errors import (
     EnqueueUncertain,
     InvalidArguments,
     InvalidSchedule,
+    PartitionFrozen,
     ReclaimdError,
     UnknownSchedule,
 )
@@ -245,7 +246,7 @@ class ScheduleClient:
         reply = await redis_log.send(client, fire(partition, [row], seen_at=None, epoch_id=secrets.token_hex(8)))
         progress.sent = False
         if reply.status != "ok":
-            raise ReclaimdError(f"queue {schedule.queue} is {reply.state} and takes no tasks of schedules: wait for it")
+            raise PartitionFrozen(schedule.queue, reply.state)
 
     async def _change(self, event: SchedulePaused | ScheduleResumed | ScheduleRemoved) -> str:
         state = await self._state()

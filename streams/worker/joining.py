@@ -14,7 +14,7 @@ import redis
 import structlog
 
 from reclaimd.streams import redis_log, scripts
-from reclaimd.streams.errors import Fenced, RedisUnreachable, RedisUnusable, Unusable, WorkerIdInUse
+from reclaimd.streams.errors import Fenced, PartitionFrozen, RedisUnreachable, RedisUnusable, Unusable, WorkerIdInUse
 from reclaimd.streams.keys import Partition, queues_key
 from reclaimd.streams.producer import close_quietly
 from reclaimd.streams.scripts import Identity
@@ -23,6 +23,7 @@ from reclaimd.streams.worker.beat import Held
 log = structlog.get_logger("reclaimd.worker")
 
 LONGEST_RETRY = 1.0
+FIRST_RETRY = 0.05
 
 
 class AllJoined(NamedTuple):
@@ -33,17 +34,37 @@ class AllJoined(NamedTuple):
 
 
 async def join_all(url: str, partitions: Sequence[Partition], who: Identity) -> AllJoined:
-    """Join each partition; raises WorkerIdInUse when the ID is renewed by somebody else, RedisUnusable, Fenced."""
+    """Join each partition; raises WorkerIdInUse when the ID is renewed by somebody else, RedisUnusable, Fenced.
+
+    Waits while a partition is frozen because data of it were lost.
+    """
+    wait, frozen_before = FIRST_RETRY, list[tuple[str, str]]()
     while True:
         asked = time.monotonic()
-        held = [Held(partition, who.worker, await _join(url, partition, who)) for partition in partitions]
-        # One of many may have had to wait, while the leases of those before it ran: joining again renews them.
-        if time.monotonic() - asked < who.lease_ms / 4000:
-            return AllJoined(held, asked)
+        answers = [(partition, await _join(url, partition, who)) for partition in partitions]
+        frozen = [(partition.queue, joined.state) for partition, joined in answers if joined.status == "state"]
+        if frozen != frozen_before:
+            _tell_frozen(who, frozen)
+            frozen_before = frozen
+        if frozen:
+            # Not so long that the leases in the others end: joining again renews them.
+            await anyio.sleep(min(wait, who.lease_ms / 4000))
+            wait = min(wait * 2, LONGEST_RETRY)
+        # One of many may have had to wait, while the leases of those before it ran.
+        elif time.monotonic() - asked < who.lease_ms / 4000:
+            return AllJoined([Held(partition, who.worker, joined.token) for partition, joined in answers], asked)
 
 
-async def _join(url: str, partition: Partition, who: Identity) -> str:
-    wait = 0.05
+def _tell_frozen(who: Identity, frozen: list[tuple[str, str]]) -> None:
+    for queue, state in frozen:
+        log.warning("cannot join yet", worker=who.worker, queue=queue, error=str(PartitionFrozen(queue, state)))
+    if not frozen:
+        log.info("queues are open again", worker=who.worker)
+
+
+async def _join(url: str, partition: Partition, who: Identity) -> scripts.Joined:
+    """The answer that is final: `ok` or `state`."""
+    wait = FIRST_RETRY
     gives_up_at: float | None = None
     while True:
         client = redis_log.connect(url)
@@ -63,8 +84,8 @@ async def _join(url: str, partition: Partition, who: Identity) -> str:
             raise RedisUnusable(Unusable.REFUSED, f"queue {partition.queue}: {error}") from error
         finally:
             await close_quietly(client)
-        if joined.status == "ok":
-            return joined.token
+        if joined.status in ("ok", "state"):
+            return joined
         if joined.status == "fenced":
             raise Fenced(who.worker)
         if joined.status == "live":

@@ -22,7 +22,7 @@ if epoch_fields[1] and epoch_fields[1] ~= LAYOUT then
 end
 
 local function refusal_of_state()
-  return redis.error_reply('RECLAIMD_STATE the state of this partition is ' .. state)
+  return redis.error_reply('RECLAIMD_STATE queue ' .. string.match(K.epoch, '([^:]*):[^:]*:epoch$') .. ' is ' .. state)
 end
 
 local function begin_epoch(id)
