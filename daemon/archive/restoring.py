@@ -13,7 +13,7 @@ from reclaimd.daemon.archive.restoring_fired import stay_queued
 from reclaimd.daemon.batches import BatchSize, Pace
 from reclaimd.daemon.rebuild import envelopes
 from reclaimd.daemon.rebuild.plan import restorable
-from reclaimd.daemon.rebuild.values import RANKS, Cursor, TaskRow, Unrestorable, entry_ms
+from reclaimd.daemon.rebuild.values import QUEUED, RANKS, Cursor, TaskRow, Unrestorable, entry_ms
 from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams.archive_scripts import (
     RESTORE_BYTES,
@@ -112,10 +112,17 @@ async def _read_pages(job: Job, after: Cursor | None, pages: ObjectSendStream[li
             if not rows:
                 return
             after = Cursor(rows[-1].rank, rows[-1].sort, rows[-1].task_id)
-            waiting = await stay_queued(job, rows)
-            with stolen.slice():
-                items = [_item(job, row, waiting) for row in rows]
-            await pages.send(items)
+            await pages.send(await _items(job, rows, stolen))
+
+
+async def _items(job: Job, rows: Sequence[TaskRow], stolen: Stolen) -> list[Item]:
+    """What waits in the queue of a schedule comes after all that it may wait for, and looks whether that is there."""
+    first = next((number for number, row in enumerate(rows) if row.rank >= RANKS[QUEUED]), len(rows))
+    with stolen.slice():
+        items = [_item(job, row, ()) for row in rows[:first]]
+    waiting = await stay_queued(job, rows[first:])
+    with stolen.slice():
+        return items + [_item(job, row, waiting) for row in rows[first:]]
 
 
 def _item(job: Job, row: TaskRow, waiting: Collection[str]) -> Item:
@@ -223,8 +230,7 @@ async def would_restore(job: Job) -> None:
     after: Cursor | None = None
     while rows := await job.store.tasks_after(job.partition, after, PAGE):
         after = Cursor(rows[-1].rank, rows[-1].sort, rows[-1].task_id)
-        waiting = await stay_queued(job, rows)
-        items = [_item(job, row, waiting) for row in rows]
+        items = await _items(job, rows, Stolen())
         job.tally.restored.update(item.task.place for item in items if item.task is not None)
         job.meter.add(len(rows))
     job.tally.fired_rows = len(await job.store.fired(job.partition))
