@@ -73,6 +73,7 @@ class ScheduleArchiver:
         self._folded = 0
         self._trouble: float | None = None
         self._kind = ""
+        self._gate.archive_id = ""
         self._gate.close(SCHEDULES, "the archive was not asked yet")
 
     async def step(self) -> float:
@@ -290,7 +291,7 @@ class ScheduleArchiver:
         self._trouble = now if self._trouble is None else self._trouble
         if now - self._trouble < PATIENCE:
             return
-        known = self._gate.archive_id
+        known = self._gate.archive_id or ""
         # Whoever names no mark is told how things are and marks nothing.
         tail = await self._context.links.send(schedules_tail(self._namespace, known, "", "", FROM_START, most=0))
         facts = tail.facts

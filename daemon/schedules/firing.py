@@ -27,6 +27,7 @@ from reclaimd.streams.occurrence_scripts import (
     fire,
     retire,
 )
+from reclaimd.streams.scripts import Call
 
 REGISTER_EVERY: Final = 30.0
 MARGIN_MS: Final = 1_000
@@ -35,6 +36,8 @@ LOOK_AGAIN: Final = 0.05
 """Seconds until the next look at whether the fold is known to be complete again."""
 FROZEN = 0.5
 """Seconds until the next look at a partition that refuses."""
+NEW = frozenset({"absent", "unarchived"})
+"""What a queue is that no archive knows yet."""
 
 log = get_logger(__name__)
 
@@ -97,22 +100,29 @@ class Firing:
 
     async def _thaws(self) -> bool:
         """Ask by a call that fires nothing. True when firing may go on."""
-        call = fire(self._partition, [], seen_at=self._book.seen_at, epoch_id=self._epoch_id)
+        call = self._call([])
         reply = await self._links.send(call)
         if reply.status == "state":
             self._freeze(reply.state)
         elif reply.status == "ok":
             log.info("schedules fire here again", queue=self.roster.queue)
+            new = self.frozen in NEW and not self.roster.fired
             self.frozen = ""
             self.gate.on_frozen(self.roster.queue, "")
-            self.gate.on_thaw(self.roster.queue)
+            if not new:
+                self.gate.on_thaw(self.roster.queue)
+            return new
         return False
+
+    def _call(self, rows: Sequence[Row]) -> Call[FireReply]:
+        return fire(self._partition, rows, seen_at=self._book.seen_at, epoch_id=self.gate.epoch(self._epoch_id))
 
     def _freeze(self, state: str) -> None:
         if state != self.frozen:
             log.warning("schedules do not fire here until it is ok", queue=self.roster.queue, state=state)
         self.frozen = state
-        self.gate.on_frozen(self.roster.queue, state)
+        # A queue that is new waits for the archive to know it.
+        self.gate.on_frozen(self.roster.queue, "" if state in NEW else state)
 
     def _is_fresh(self) -> bool:
         return abs(self._clock.now() - self._book.seen_at) < VIEW_MS - MARGIN_MS
@@ -151,7 +161,7 @@ class Firing:
 
     async def _send(self, part: Sequence[tuple[Due, Step, Row]], done: dict[str, int | None]) -> None:
         sent = time.monotonic()
-        call = fire(self._partition, [row for _, _, row in part], seen_at=self._book.seen_at, epoch_id=self._epoch_id)
+        call = self._call([row for _, _, row in part])
         reply: FireReply = await self._links.send(call)
         if reply.status == "state":
             self._freeze(reply.state)
