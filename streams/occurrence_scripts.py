@@ -14,7 +14,7 @@ import msgspec
 
 from reclaimd.streams.keys import Partition
 from reclaimd.streams.lua_source import load_script
-from reclaimd.streams.scripts import Arg, Call
+from reclaimd.streams.scripts import Call
 
 FIRE_ROWS: Final = 200
 """What one call of `fire` or `retire` may hold, so that it does not block the server for more than about 5 ms."""
@@ -119,22 +119,23 @@ def fire(
     `seen_at`: server wall ms at which the schedules were known to be as the plan takes them; None only for runs.
     `epoch_id` names the epoch if this is the first write into nothing; without it nothing fires there.
     """
-    args: list[Arg] = ["" if now is None else now, epoch_id, "" if seen_at is None else seen_at]
-    for row in rows:
-        args += _columns(row)
+    lines = "".join([_line(row) for row in rows])
+    bodies = [row.body for row in rows if not isinstance(row, SkipRow)]
     script = load_script("fire")
-    return Call(script, partition.keys(script.key_names), tuple(args), _parse_fired)
+    instants = ("" if now is None else now, epoch_id, "" if seen_at is None else seen_at)
+    return Call(script, partition.keys(script.key_names), (*instants, lines, *bodies), _parse_fired)
 
 
-def _columns(row: Row) -> tuple[Arg, ...]:
-    match row:
-        case FireRow():
-            plan = (row.schedule, row.generation, row.after, row.nominal, row.due, row.overlap, row.limit)
-            return ("fire", *plan, row.lane, row.max_deliveries, row.body)
-        case SkipRow():
-            return ("skip", *row, "", "", "", "")
-        case RunRow():
-            return ("run", row.schedule, row.request_id, *("",) * 5, row.lane, row.max_deliveries, row.body)
+def _line(row: Row) -> str:
+    if isinstance(row, FireRow):
+        schedule, generation, after, nominal, due, overlap, lane, most, _, limit = row
+        line = f"fire|{schedule}|{generation}|{after}|{nominal}|{due}|{overlap}|{limit}|{lane}|{most}"
+    elif isinstance(row, SkipRow):
+        line = "|".join(["skip", *map(str, row)])
+    else:
+        line = f"run|{row.schedule}|{row.request_id}|{row.lane}|{row.max_deliveries}"
+    # A newline would begin another row; as a bar it is one column too many, which the script refuses.
+    return line.replace("\n", "|") + "\n"
 
 
 def _parse_fired(reply: list[Any]) -> FireReply:

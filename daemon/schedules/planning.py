@@ -132,11 +132,12 @@ class _Planner:
                 return Plan(tuple(self._steps), wait_until if not self._steps else None)
             if self._schedule.misfire == "run_all":
                 return Plan(tuple(self._steps))
-        return self._on_time(left)
+            left -= sum(isinstance(step, Fire) for step in self._steps)
+            first = self._next()
+        return self._on_time(first, left)
 
-    def _on_time(self, left: int) -> Plan:
-        left -= sum(isinstance(step, Fire) for step in self._steps)
-        while (nominal := self._next()) is not None:
+    def _on_time(self, nominal: int | None, left: int) -> Plan:
+        while nominal is not None:
             due = self._due(nominal)
             if due > self._moment.now:
                 return Plan(tuple(self._steps), None if self._steps else due)
@@ -144,6 +145,7 @@ class _Planner:
                 break
             self._fire(nominal, due, self._schedule.overlap)
             left -= 1
+            nominal = self._next()
         return Plan(tuple(self._steps))
 
     def _missed(self, latest: int) -> int | None:

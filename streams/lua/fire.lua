@@ -2,48 +2,59 @@
 -- KEYS: epoch clock counters events bell fired queued bodies seen_even seen_odd streams
 -- USES: clock seen ids envelope occurrence
 -- ARGV: now, id of the epoch if there is none (empty: refuse then; = and an archive_id: refuse what that archive does not have), server ms of the view that the plan stands on (empty: all rows are runs),
---       then 11 for each row:
---       fire, schedule, generation, after, nominal, due, allow | skip | queue_one | wait, limit (0 none), lane, max_deliveries, body
---       skip, schedule, generation, after, up to and with, how many (-1 unknown), reason, '', '', '', ''
---       run, schedule, request ID, '', '', '', '', '', lane, max_deliveries, body
+--       the rows, each a line of columns with bars between (arguments of their own would cost as much as all the rest),
+--       then the body of each fire and run, in the order of their rows:
+--       fire|schedule|generation|after|nominal|due|allow, skip, queue_one or wait|limit (0 none)|lane|max_deliveries
+--       skip|schedule|generation|after|up to and with|how many (-1 unknown)|reason
+--       run|schedule|request ID|lane|max_deliveries
 -- Reply: ok now rows | state <state> | old. A row: status|generation|last|count|open|entry_id, status
 --        fired | queued | skipped | open | finished | early | stale | duplicate | behind | unreadable
--- Cost: O(rows), 15 to 25 µs each with small bodies: callers send 200 at most
+-- Cost: O(rows), 10 to 25 µs each with small bodies: callers send 200 at most
 -- A full Redis refuses it whole: every write before the first XADD may grow memory too.
-local WIDTH = 11
 local OLDEST_VIEW_MS = 5000
 local OVERLAPS = { allow = true, skip = true, queue_one = true, wait = true }
 local seen_at = tonumber(ARGV[3])
 
--- All columns of a row but the body, between bars. Numbers are not longer than Lua can hold exactly.
-local GOOD = {
-  fire = '^[%w._-]+|%d+%-%d+|%d+|[1-9]%d*|%d+|[%l_]+|%d+|%l+|[1-9]%d?%d?%d?$',
-  skip = '^[%w._-]+|%d+%-%d+|%d+|[1-9]%d*|%-?%d+|[%l_]+|||$',
-  run = '^[%w._-]+|[%w._-]+||||||%l+|[1-9]%d?%d?%d?$',
+-- Numbers are not longer than Lua can hold exactly.
+local COLUMNS = {
+  fire = '^([%w._-]+)|(%d+%-%d+)|(%d+)|([1-9]%d*)|(%d+)|([%l_]+)|(%d+)|(%l+)|([1-9]%d?%d?%d?)$',
+  skip = '^([%w._-]+)|(%d+%-%d+)|(%d+)|([1-9]%d*)|(%-?%d+)|([%l_]+)$',
+  run = '^([%w._-]+)|([%w._-]+)|(%l+)|([1-9]%d?%d?%d?)$',
 }
-local LONGEST = { 80, 40, 15, 15, 15, 40, 15, 6, 4 }
+local LONGEST = { 80, 40, 15, 15, 15, 40, 15 }
 
-local function is_good(i)
-  local kind = ARGV[i]
-  if not GOOD[kind] or not string.find(table.concat(ARGV, '|', i + 1, i + 9), GOOD[kind]) then
+local function is_good(kind, row)
+  if not row[1] then
     return false
   end
-  for column = 1, #LONGEST do
-    if #ARGV[i + column] > LONGEST[column] then
+  for column = 1, #row < 7 and #row or 7 do
+    if #row[column] > LONGEST[column] then
       return false
     end
   end
-  return kind == 'run' and LANES[ARGV[i + 8]] or (seen_at and (kind == 'skip' or (OVERLAPS[ARGV[i + 6]] and LANES[ARGV[i + 8]])))
+  if kind == 'run' then
+    return LANES[row[3]]
+  end
+  return seen_at and (kind == 'skip' or (OVERLAPS[row[6]] and LANES[row[8]]))
 end
 
 -- All or nothing: neither a bad row nor a key of another type may be an error in the middle.
-if (#ARGV - 3) % WIDTH ~= 0 then
-  return redis.error_reply('RECLAIMD_SCHEDULE rows have ' .. WIDTH .. ' columns each')
-end
-for i = 4, #ARGV, WIDTH do
-  if not is_good(i) then
-    return redis.error_reply('RECLAIMD_SCHEDULE bad value in row ' .. (i - 4) / WIDTH + 1)
+local kinds, plan = {}, {}
+local bodies = 4
+for kind, text in string.gmatch(ARGV[4], '([^|\n]*)|?([^\n]*)\n') do
+  local row = COLUMNS[kind] and { string.match(text, COLUMNS[kind]) }
+  local n = #plan + 1
+  if not row or not is_good(kind, row) then
+    return redis.error_reply('RECLAIMD_SCHEDULE bad value in row ' .. n)
   end
+  if kind ~= 'skip' then
+    bodies = bodies + 1
+    row[#row + 1] = ARGV[bodies]
+  end
+  kinds[n], plan[n] = kind, row
+end
+if bodies ~= #ARGV then
+  return redis.error_reply('RECLAIMD_SCHEDULE there is not one body for each task')
 end
 local archive_id = string.match(ARGV[2], '^=(.*)$')
 if state ~= 'ok' and (state ~= 'absent' or ARGV[2] == '' or archive_id) then
@@ -63,10 +74,11 @@ end
 
 local function read_rows()
   local names, known, rows = {}, {}, {}
-  for i = 5, #ARGV, WIDTH do
-    if ARGV[i - 1] ~= 'run' and not known[ARGV[i]] then
-      known[ARGV[i]] = true
-      names[#names + 1] = ARGV[i]
+  for i = 1, #plan do
+    local schedule = plan[i][1]
+    if kinds[i] ~= 'run' and not known[schedule] then
+      known[schedule] = true
+      names[#names + 1] = schedule
     end
   end
   for from = 1, #names, 500 do
@@ -108,10 +120,10 @@ local function guard(schedule, generation, after, nominal, due)
   if not row then
     return 'unreadable', fired_row(false)
   end
-  if id_before(generation, row.generation) then
-    return 'stale', row
-  end
-  if id_before(row.generation, generation) then
+  if generation ~= row.generation then
+    if row.generation ~= NO_GENERATION and id_before(generation, row.generation) then
+      return 'stale', row
+    end
     row = { generation = generation, last = '0', count = '0', open = row.open }
   end
   local last = tonumber(row.last)
@@ -127,88 +139,89 @@ local function guard(schedule, generation, after, nominal, due)
   return nil, row
 end
 
+-- Returns the row as it is written.
 local function advance(schedule, row, nominal, fired)
   row.last = nominal
-  row.count = string.format('%.0f', row.count + fired)
+  if fired > 0 then
+    row.count = string.format('%.0f', row.count + fired)
+  end
   rows[schedule] = row
-  write_row(schedule, row)
+  return write_row(schedule, row)
 end
 
 local function has_queued(schedule)
   return redis.call('HEXISTS', K.queued, schedule) == 1
 end
 
-local function envelope_of(task, schedule, lane, max, body)
-  return { 'task', task, 'at', now_text, 'lane', lane, 'max', max, 'schedule', schedule, 'body', body }
-end
-
-local function add(lane, fields)
+local function add(task, schedule, lane, max, body)
   waiting = true
-  return redis.call('XADD', K.streams[LANES[lane]], '*', unpack(fields))
+  return redis.call('XADD', K.streams[LANES[lane]], '*',
+    'task', task, 'at', now_text, 'lane', lane, 'max', max, 'schedule', schedule, 'body', body)
 end
 
+local function keep(task, schedule, lane, max, body)
+  local fields = { 'task', task, 'at', now_text, 'lane', lane, 'max', max, 'schedule', schedule, 'body', body }
+  redis.call('HSET', K.queued, schedule, cjson.encode(fields))
+end
+
+-- Each returns the status, the row as text and the ID of the entry, if any.
 local DO = {}
 
 function DO.fire(schedule, generation, after, nominal, due, overlap, limit, lane, max, body)
   local refusal, row = guard(schedule, generation, after, nominal, due)
   if refusal then
-    return refusal, row
+    return refusal, row_text(row)
   end
   if limit ~= '0' and tonumber(row.count) >= tonumber(limit) then
-    return 'finished', row
+    return 'finished', row_text(row)
   end
   local task = schedule .. ':' .. generation .. ':' .. nominal
-  local fields = envelope_of(task, schedule, lane, max, body)
   if row.open ~= '' and overlap ~= 'allow' then
     if overlap == 'wait' then
-      return 'open', row
+      return 'open', row_text(row)
     end
     if overlap == 'queue_one' and not has_queued(schedule) then
-      redis.call('HSET', K.queued, schedule, cjson.encode(fields))
-      advance(schedule, row, nominal, 1)
+      keep(task, schedule, lane, max, body)
       tell('OccurrenceQueued', schedule, generation, string.format('%s,"%s",%.0f', nominal, task, now - due))
-      return 'queued', row
+      return 'queued', advance(schedule, row, nominal, 1)
     end
-    advance(schedule, row, nominal, 0)
     tell_skipped(schedule, generation, after, nominal, 1, 'overlap')
-    return 'skipped', row
+    return 'skipped', advance(schedule, row, nominal, 0)
   end
-  local id = add(lane, fields)
+  local id = add(task, schedule, lane, max, body)
   -- What waits for the open one must see it end.
   if row.open == '' or not has_queued(schedule) then
     row.open = task
   end
-  advance(schedule, row, nominal, 1)
   tell_fired(schedule, generation, nominal, task, id, now - due, 0)
-  return 'fired', row, id
+  return 'fired', advance(schedule, row, nominal, 1), id
 end
 
 function DO.skip(schedule, generation, after, upto, n, reason)
   local refusal, row = guard(schedule, generation, after, upto, upto)
   if refusal then
-    return refusal, row
+    return refusal, row_text(row)
   end
-  advance(schedule, row, upto, 0)
   tell_skipped(schedule, generation, after, upto, n, reason)
-  return 'skipped', row
+  return 'skipped', advance(schedule, row, upto, 0)
 end
 
-function DO.run(schedule, request, _, _, _, _, _, lane, max, body)
+function DO.run(schedule, request, lane, max, body)
   local task = schedule .. ':run:' .. request
   if redis.call('SISMEMBER', seen_before, task) == 1 or redis.call('SISMEMBER', seen_now, task) == 1
     or redis.call('HEXISTS', K.bodies, task) == 1 then
-    return 'duplicate', fired_row(false)
+    return 'duplicate', row_text(fired_row(false))
   end
-  local id = add(lane, envelope_of(task, schedule, lane, max, body))
+  local id = add(task, schedule, lane, max, body)
   redis.call('SADD', seen_now, task)
   tell_fired(schedule, 'run', now_text, task, id, 0, 0)
-  return 'fired', fired_row(false), id
+  return 'fired', row_text(fired_row(false)), id
 end
 
 local results = {}
-for i = 4, #ARGV, WIDTH do
-  local status, row, id = DO[ARGV[i]](unpack(ARGV, i + 1, i + WIDTH - 1))
-  results[#results + 1] = status .. '|' .. row_text(row) .. '|' .. (id or '')
+for i = 1, #plan do
+  local status, row, id = DO[kinds[i]](unpack(plan[i]))
+  results[i] = status .. '|' .. row .. '|' .. (id or '')
 end
 if waiting then
   ring()

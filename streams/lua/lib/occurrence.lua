@@ -14,8 +14,11 @@ local function row_text(row)
   return row.generation .. '|' .. row.last .. '|' .. row.count .. '|' .. row.open
 end
 
+-- Returns the text of the row.
 local function write_row(schedule, row)
-  redis.call('HSET', K.fired, schedule, row_text(row))
+  local text = row_text(row)
+  redis.call('HSET', K.fired, schedule, text)
+  return text
 end
 
 -- Rows of one event of each kind a call, as JSON text: nothing in them needs escaping. Instants are text or whole numbers.
@@ -27,10 +30,11 @@ local function tell(kind, schedule, generation, rest)
   rows[#rows + 1] = '["' .. schedule .. '","' .. generation .. '",' .. rest .. ']'
 end
 
--- queued: 1 when it has waited for its predecessor.
+-- queued: 1 when it has waited for its predecessor. One concatenation costs a third of a format.
 local function tell_fired(schedule, generation, nominal, task, id, late, queued)
-  tell('OccurrenceFired', schedule, generation,
-    string.format('%s,"%s","%s",%.0f,%s', nominal, task, id, math.max(0, late), queued))
+  local rows = told.OccurrenceFired
+  rows[#rows + 1] = '["' .. schedule .. '","' .. generation .. '",' .. nominal .. ',"' .. task .. '","' .. id .. '",'
+    .. (late > 0 and late or 0) .. ',' .. queued .. ']'
 end
 
 local function tell_skipped(schedule, generation, from, to, n, reason)
