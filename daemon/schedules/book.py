@@ -105,15 +105,15 @@ class Book:
 
     def plan_all(self, now_ms: int) -> Iterator[None]:
         """Set the timer of every schedule, in slices; `ready` after the last."""
-        dues: dict[str, list[tuple[int, str]]] = {queue: [] for queue in self.rosters}
-        for number, (name, roster) in enumerate(self._home.items()):
-            wake_ms = self._wake(roster, name, now_ms)
-            if wake_ms is not None:
-                dues[roster.queue].append((wake_ms, name))
-            if number % SLICE == 0:
-                yield
-        for queue, found_there in dues.items():
-            self.rosters[queue].timers.fill(found_there)
+        for roster in list(self.rosters.values()):
+            dues: dict[str, int] = {}
+            for number, (name, fired) in enumerate(roster.fired.items()):
+                wake_ms = self._wake(roster, name, fired, now_ms)
+                if wake_ms is not None:
+                    dues[name] = wake_ms
+                if number % SLICE == 0:
+                    yield
+            roster.timers.fill(dues)
             yield
         self.ready = True
         for roster in self.rosters.values():
@@ -144,23 +144,21 @@ class Book:
         which something may be queued.
         """
         orphans: list[tuple[str, str]] = []
-        homes, rows, here = self._home, self.state.rows, self.rosters.get(queue)
+        rows, roster = self.state.rows, self.rosters.get(queue)
+        here = {} if roster is None else roster.fired
         for key, value in page.items():
             columns = fired_columns(value)
             if columns is None:
                 continue
             name = key.decode(errors="replace")
             generation, last, count, task = columns.groups()
-            home, row = homes.get(name), rows.get(name)
-            if home is None or row is None:
-                if task and row is None:
-                    orphans.append((name, generation.decode()))
-            elif home is here:
-                # Of a million rows: one text for both generations, and none for the task, which nobody here asks for.
-                text = generation.decode()
-                home.fired[name] = Fired(row.generation if text == row.generation else text, int(last), int(count))
-            elif EntryID.parse(generation) < EntryID.parse(row.generation):
-                self._retire(self.roster(queue), name, row.generation)
+            if name in here:
+                here[name] = _slim(generation.decode(), int(last), int(count), rows[name].generation)
+            elif name in self._home:
+                if EntryID.parse(generation) < EntryID.parse(rows[name].generation):
+                    self._retire(self.roster(queue), name, rows[name].generation)
+            elif task and name not in rows:
+                orphans.append((name, generation.decode()))
         return orphans
 
     def take(self, roster: Roster, now_ms: int, limit: int) -> list[Due]:
@@ -186,7 +184,8 @@ class Book:
             if _is_older(result.fired, roster.fired.get(due.name)):
                 self.ready = False
                 self._on_loss(roster.queue)
-            roster.fired[due.name] = result.fired
+            generation, last, count, _ = msgspec.structs.astuple(result.fired)
+            roster.fired[due.name] = _slim(generation, last, count, due.generation)
         if result.status == "open":
             roster.waiting.add(due.name)
             return now_ms + max(due.schedule.drip_ms, WAIT_MS)
@@ -244,7 +243,7 @@ class Book:
 
     def _settle_in(self, name: str, row: Row) -> Roster | None:
         """Note where the schedule fires; None when its definition is not there or cannot be read."""
-        if row.suspended:
+        if row.unread:
             self._suspended.add(name)
         elif row.paused:
             self._paused.add(name)
@@ -254,7 +253,8 @@ class Book:
         if queue is None:
             self._cannot_plan(name, ValueError("its definition names no queue"))
             return None
-        roster = self._home[name] = self.roster(queue)
+        roster = self._home[name] = self.rosters.get(queue) or self.roster(queue)
+        roster.fired.setdefault(name, None)
         return roster
 
     def _leave(self, name: str, before: Row, event_id: str) -> None:
@@ -271,18 +271,18 @@ class Book:
     def _replan(self, roster: Roster, name: str, now_ms: int) -> None:
         if name in roster.in_flight:
             return
-        wake_ms = self._wake(roster, name, now_ms)
+        wake_ms = self._wake(roster, name, roster.fired.get(name), now_ms)
         if wake_ms is None:
             roster.timers.remove(name)
         else:
             roster.look_at(name, wake_ms)
 
-    def _wake(self, roster: Roster, name: str, now_ms: int) -> int | None:
+    def _wake(self, roster: Roster, name: str, fired: Fired | None, now_ms: int) -> int | None:
         """When to plan this schedule: AT_ONCE if that gives something to do, None for never."""
-        row = self.state.rows[name]
+        row = self.loaded.state.rows[name]
         if not (row.paused or row.unread or name in self._leaving):
             try:
-                wake_ms = wake_of(row.outline(), row.generation, row.since_ms, roster.fired.get(name), now_ms)
+                wake_ms = wake_of(row.outline(), row.generation, row.since_ms, fired, now_ms)
             except _UNPLANNABLE:
                 wake_ms = ASK
             if wake_ms != ASK:
@@ -317,17 +317,22 @@ def _is_older(fired: Fired, known: Fired | None) -> bool:
     return EntryID.parse(fired.generation) < EntryID.parse(known.generation)
 
 
+def _slim(generation: str, last: int, count: int, ours: str) -> Fired:
+    """Of what there may be a million: one text for equal generations, and no task, which nobody here asks for."""
+    return Fired(ours if generation == ours else generation, last, count)
+
+
 class _Queue(msgspec.Struct):
     queue: str
 
 
 # At the start this is asked a million times, and the rest of a definition is not needed for it.
-_queues = msgspec.json.Decoder(_Queue)
+_read_queue = msgspec.json.Decoder(_Queue).decode
 
 
 def _queue_of(row: Row) -> str | None:
     """None when its definition is not there or cannot be read."""
     try:
-        return _queues.decode(row.definition).queue if row.definition else None
+        return _read_queue(row.definition).queue if row.definition else None
     except msgspec.MsgspecError:
         return None

@@ -15,14 +15,14 @@ def _nobody() -> None:
 class Roster:
     """The schedules that fire in `queue`, by name.
 
-    `fired`: rows of `:fired` as last seen. `timers`: when to plan each. `in_flight`: those whose call is on its way;
-    they are planned again when it comes back. `retiring`: those that fire here no more, with the generation that
-    fences them. `waiting`: a backlog whose task before is open. `drips`: no backlog before that instant, wall ms.
-    `wake` is called when something is due earlier than it was.
+    `fired`: all of them, each with its row of `:fired` as last seen, None for none. `timers`: when to plan each.
+    `in_flight`: those whose call is on its way; they are planned again when it comes back. `retiring`: those that fire
+    here no more, with the generation that fences them. `waiting`: a backlog whose task before is open. `drips`: no
+    backlog before that instant, wall ms. `wake` is called when something is due earlier than it was.
     """
 
     queue: str
-    fired: dict[str, Fired] = field(default_factory=dict)
+    fired: dict[str, Fired | None] = field(default_factory=dict)
     timers: Timers = field(default_factory=Timers)
     in_flight: set[str] = field(default_factory=set)
     retiring: dict[str, str] = field(default_factory=dict)

@@ -26,8 +26,8 @@ def next_after(trigger: Trigger, after_ms: int, *, anchor_ms: int) -> int | None
     """
     found: int | None
     if isinstance(trigger, Cron):
-        found = _line(trigger.expr, trigger.tz).next_after(after_ms)
-    elif isinstance(trigger, Every):
+        return _line(trigger.expr, trigger.tz).next_after(after_ms)
+    if isinstance(trigger, Every):
         found = _next_multiple(trigger.every_ms, _zero(trigger, anchor_ms), max(after_ms, -1))
     else:
         found = trigger.at_ms if trigger.at_ms > after_ms else None
@@ -81,9 +81,12 @@ def next_of(schedule: Schedule | Outline, after_ms: int, *, created_ms: int) -> 
 
     `limit` is not looked at: only who knows how many there were can tell.
     """
-    start, end = schedule.start_ms, schedule.end_ms
+    start, end, trigger = schedule.start_ms, schedule.end_ms, schedule.trigger
     after = after_ms if start is None else max(after_ms, start - 1)
-    found = next_after(schedule.trigger, after, anchor_ms=created_ms)
+    if isinstance(trigger, Cron):
+        found = _line(trigger.expr, trigger.tz).next_after(after)
+    else:
+        found = next_after(trigger, after, anchor_ms=created_ms)
     return found if end is None or found is None or found <= end else None
 
 
@@ -131,7 +134,7 @@ class _Line:
             return answer
         after = max(after_ms, -1)
         seconds = walk.first_from(self._expression, self._zone, after // 1_000 + 1)
-        if seconds is None:
+        if seconds is None or seconds * 1_000 > LATEST_MS:
             return None
         found = seconds * 1_000
         # One tuple, so that threads see an old stretch or a new one; neighbours grow together.

@@ -216,16 +216,16 @@ def _add(state: Schedules, what: str, payload: bytes) -> None:
     if what == "rows":
         rows = state.rows
         for read in _rows.decode(payload):
-            generation = read.generation
-            definition = bytes(read.definition)
-            rows[read.name] = Row(
+            generation, definition = read.generation, bytes(read.definition)
+            row = Row(
                 generation=generation,
                 since_ms=read.since_ms,
                 definition=b"" if definition == b"null" else definition,
                 changed=read.changed or generation,
-                paused=read.paused,
-                unread=read.unread,
             )
+            if read.paused or read.unread:
+                row = msgspec.structs.replace(row, paused=read.paused, unread=read.unread)
+            rows[read.name] = row
     elif what == "problems":
         state.problems.update(_problems.decode(payload))
     elif what == "unreadable":

@@ -145,7 +145,9 @@ class Fleet:
         for name, row in book.state.rows.items():
             # A backlog waits for tasks that nobody runs here.
             if not row.paused and row.schedule().misfire != "run_all":
-                last = book.roster("mail").fired[name].last
+                fired = book.roster("mail").fired[name]
+                assert fired is not None
+                last = fired.last
                 assert last > self.now - 2 * EVERY, f"{name} has stopped at {last}, and it is {self.now}"
 
     async def _append(self, event: Event) -> str:
