@@ -25,8 +25,8 @@ def measure(stage: Stage) -> list[Figure]:
     figures: list[Figure] = []
     for count in (1_000,) if stage.quick else (1_000, 100_000, 1_000_000):
         stage.clear()
-        write = _child(stage, "write", str(count))
-        loads = [_child(stage, "load") for _ in stage.rounds(f"load {count:,}")]
+        write = child(stage, "write", "bench", str(count))
+        loads = [child(stage, "load", "bench") for _ in stage.rounds(f"load {count:,}")]
         assert all(load["rows"] == count for load in loads), loads
         seconds, weight = AIMS.get(count, (None, None))
         note = f"definitions of {loads[0]['definition_bytes']:.0f} bytes"
@@ -44,8 +44,9 @@ def _of(loads: list[dict[str, float]], key: str) -> list[float]:
     return [load[key] for load in loads]
 
 
-def _child(stage: Stage, *what: str) -> dict[str, float]:
-    command = [sys.executable, "-P", str(CHILD), what[0], stage.server.url, "bench", *what[1:]]
+def child(stage: Stage, what: str, *arguments: str) -> dict[str, float]:
+    """What a process of schedules_child.py says."""
+    command = [sys.executable, "-P", str(CHILD), what, stage.server.url, *arguments]
     paths = [str(CHILD.parent), str(CHILD.parent.parent / "tests")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)

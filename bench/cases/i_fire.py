@@ -12,6 +12,7 @@ from measure import WORST, Aim, Figure, percentile
 from processes import Process, ending, start_daemon
 from stage import Stage
 
+from cases.h_schedules import child
 from reclaimd.streams.keys import Partition, schedule_events_key
 from reclaimd.streams.schedules.events import encode, upserted
 from reclaimd.streams.schedules.model import Cron, Every, Once, Schedule, Trigger
@@ -22,11 +23,15 @@ STEADY = 1_000
 """Occurrences a second."""
 WINDOW = 10.0
 AT_ONCE = 1_000
+MANY = 1_000_000
+MANY_RUNS = 2
+"""Each takes longer than all the others together."""
 
 
 def measure(stage: Stage) -> list[Figure]:
     """Each run has a daemon and a namespace of its own."""
-    return [*_burst(stage), *_steady(stage), *_start(stage)]
+    many = () if stage.quick else _start_with_many(stage)
+    return [*_burst(stage), *_steady(stage), *_start(stage), *many]
 
 
 def _burst(stage: Stage) -> Iterator[Figure]:
@@ -96,6 +101,25 @@ def _start(stage: Stage) -> Iterator[Figure]:
         yield Figure("i", f"RSS of that daemon with {count:,} schedules", "MB", weight)
 
 
+def _start_with_many(stage: Stage) -> Iterator[Figure]:
+    """The same with what a start can meet at most: a million, each of which has fired, so that its row is read too."""
+    took: list[float] = []
+    weight: list[float] = []
+    partition = stage.partition("reports")
+    for what in ("write", "fired"):
+        child(stage, what, partition.namespace, str(MANY))
+    for _ in stage.rounds(f"start with {MANY:,} schedules", MANY_RUNS):
+        begun = time.monotonic()
+        with _daemon(stage, partition) as daemon:
+            took.append(time.monotonic() - begun)
+            weight.append(daemon.peak / 1e6)
+    stage.clear()
+    note = "all of them have fired"
+    seconds, megabytes = Aim(20, at_most=True), Aim(1073, at_most=True)
+    yield Figure("i", f"a daemon with {MANY:,} schedules is ready", "s", took, aim=seconds, note=note)
+    yield Figure("i", f"RSS of that daemon with {MANY:,} schedules, at its highest", "MB", weight, aim=megabytes)
+
+
 class _Running:
     def __init__(self, stage: Stage, partition: Partition) -> None:
         self._stage = stage
@@ -114,7 +138,16 @@ class _Running:
     @property
     def rss(self) -> int:
         """Bytes."""
-        return int(Path(f"/proc/{self._processes[0].pid}/statm").read_text("ascii").split()[1]) * 4096
+        return self._status("VmRSS")
+
+    @property
+    def peak(self) -> int:
+        """Bytes, the most that it has ever had."""
+        return self._status("VmHWM")
+
+    def _status(self, what: str) -> int:
+        lines = Path(f"/proc/{self._processes[0].pid}/status").read_text("ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:"))
 
 
 def _daemon(stage: Stage, partition: Partition) -> _Running:
