@@ -1,4 +1,4 @@
-"""The processes of the demo, and what can be seen of them."""
+"""The processes of demo and drill, and what can be seen of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -41,27 +40,33 @@ class Note(NamedTuple):
     at: float
 
 
-@dataclass
 class Stage:
-    """The scratch folder, the server and the processes started on it."""
+    """The scratch folder, the server and the processes started on it.
 
-    folder: Path
-    url: str
+    `app`: what the workers run, `module:app`. `settings`: further variables of the environment.
+    """
 
-    def __post_init__(self) -> None:
-        self.partition = Partition(NAMESPACE, QUEUE)
-        self.diary = self.folder / "diary"
-        self.diary.touch()
-        self._client = redis_log.connect_sync(self.url)
+    def __init__(self, folder: Path, url: str, namespace: str, app: str, settings: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.url = url
+        self.namespace = namespace
+        self.partition = Partition(namespace, QUEUE)
+        self._app = app
+        self.client = redis_log.connect_sync(url)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("RECLAIMD_")} | {
-            "RECLAIMD_REDIS_URL": self.url,
-            "RECLAIMD_NAMESPACE": NAMESPACE,
+            "RECLAIMD_REDIS_URL": url,
+            "RECLAIMD_NAMESPACE": namespace,
             "RECLAIMD_WORKER_LEASE": f"{LEASE:g}s",
-            "RECLAIMD_WORKER_STATE_DIR": str(self.folder / "state"),
+            "RECLAIMD_WORKER_STATE_DIR": str(folder / "state"),
             "RECLAIMD_WORKER_GRACE": "2s",
-            DIARY: str(self.diary),
+            **settings,
         }
+
+    @property
+    def archive_url(self) -> str | None:
+        """Where the daemon keeps its archive, if it has one."""
+        return self._environment.get("RECLAIMD_ARCHIVE_URL")
 
     def start_daemon(self) -> None:
         """`reclaimd serve`, on a free port."""
@@ -76,8 +81,7 @@ class Stage:
 
     def start_worker(self, worker: str) -> None:
         """`reclaimd worker` under this ID."""
-        target = "reclaimd.daemon.demo.tasks:app"
-        self._start(worker, "worker", target, "--queue", QUEUE, "--id", worker, "--concurrency", "20")
+        self._start(worker, "worker", self._app, "--queue", QUEUE, "--id", worker, "--concurrency", "20")
 
     def _start(self, name: str, *arguments: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -92,20 +96,19 @@ class Stage:
 
     def view(self) -> PartitionView:
         """The partition as the daemon sees it."""
-        return decode_view(QUEUE, 0, redis_log.send_sync(self._client, scripts.view(self.partition)))
+        return decode_view(QUEUE, 0, redis_log.send_sync(self.client, scripts.view(self.partition)))
 
     def worker_pid(self, worker: str) -> int | None:
         """The process that holds this worker ID now."""
-        row = self._client.hget(self.partition.key("workers"), worker)
+        row = self.client.hget(self.partition.key("workers"), worker)
         if not isinstance(row, bytes) or row[:1] in (b"!", b"~"):
             return None
         pid: int = json.loads(row.split(b"|", 2)[2])["pid"]
         return pid
 
     def notes(self) -> list[Note]:
-        """The diary so far."""
-        rows = (line.split() for line in self.diary.read_text("ascii").splitlines())
-        return [Note(what, task, worker, int(pid), float(at)) for what, task, worker, pid, at in rows]
+        """The diary so far: what the tasks themselves wrote down, in that order."""
+        raise NotImplementedError
 
     def beats(self) -> list[int]:
         """The instants of the schedule that ran, wall milliseconds, in the order of their runs."""
@@ -124,6 +127,15 @@ class Stage:
         if pid is not None:
             _signal(pid, signal.SIGKILL)
         process.wait()
+
+    def kill_all(self) -> list[int]:
+        """Every process there is, by SIGKILL, before any of them can look up. Returns the pids of the workers."""
+        workers = [pid for name in self._processes if (pid := self.worker_pid(name)) is not None]
+        for pid in (*(process.pid for process in self._processes.values()), *workers):
+            _signal(pid, signal.SIGKILL)
+        for process in self._processes.values():
+            process.wait()
+        return workers
 
     def signal_worker(self, worker: str, sign: signal.Signals) -> int:
         """Send a signal to the process that holds this ID; returns its pid."""
@@ -145,7 +157,22 @@ class Stage:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self._client.close()
+        self.client.close()
+
+
+class DemoStage(Stage):
+    """The demo's own: its tasks write into a file."""
+
+    def __init__(self, folder: Path, url: str, settings: Mapping[str, str]) -> None:
+        self.diary = folder / "diary"
+        self.diary.touch()
+        app = "reclaimd.daemon.demo.tasks:app"
+        super().__init__(folder, url, NAMESPACE, app, {DIARY: str(self.diary), **settings})
+
+    def notes(self) -> list[Note]:
+        """The diary so far."""
+        rows = (line.split() for line in self.diary.read_text("ascii").splitlines())
+        return [Note(what, task, worker, int(pid), float(at)) for what, task, worker, pid, at in rows]
 
 
 def _signal(pid: int, sign: signal.Signals) -> None:

@@ -9,13 +9,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from reclaimd.daemon.demo.cast import LEASE, NAMESPACE, BrokenPromise, Stage, wait_for
+from reclaimd.daemon.demo.cast import LEASE, NAMESPACE, BrokenPromise, DemoStage, Stage, wait_for
+from reclaimd.daemon.demo.report import Report, show_logs, table
 from reclaimd.daemon.demo.tasks import beat, step
 from reclaimd.daemon.embedded import EmbeddedServer
 from reclaimd.streams import Reclaimd, every
@@ -26,25 +26,6 @@ BEAT = "beat"
 BEAT_MS = 1_000
 BEATS_AWAY = 2
 WORKERS = ("worker-a", "worker-b", "worker-c")
-
-
-@dataclass
-class Report:
-    """What the demo counted. `kill_to_rerun`: seconds. `broken`: promises that did not hold, in words."""
-
-    accepted: int = 0
-    settled: int = 0
-    run_twice: int = 0
-    lost: int = 0
-    fenced_settlements: int = 0
-    kill_to_rerun: float | None = None
-    restart_to_rerun: float | None = None
-    beats: int = 0
-    beats_late: int = 0
-    beats_missing: int = 0
-    beats_twice: int = 0
-    seconds: float = 0.0
-    broken: list[str] = field(default_factory=list)
 
 
 class Play:
@@ -200,56 +181,23 @@ def _length(number: int) -> float:
     return 0.6 if number % 10 == 0 else 0.05
 
 
-def _table(report: Report) -> Table:
-    table = Table(title="What came of it", title_justify="left", show_header=False)
-    table.add_column("")
-    table.add_column("", justify="right")
-    rows = (
-        ("tasks accepted", report.accepted),
-        ("settled", report.settled),
-        ("run twice (began again after a crash or a freeze)", report.run_twice),
-        ("[bold]lost[/bold]", f"[bold]{report.lost}[/bold]"),
-        ("fenced settlements", report.fenced_settlements),
-        ("seconds from kill to re-run", _seconds(report.kill_to_rerun)),
-        ("seconds from restart to re-run", _seconds(report.restart_to_rerun)),
-        ("beats of the schedule, one a second", report.beats),
-        ("of them fired late, the daemon being dead", report.beats_late),
-        ("missing or enqueued twice", report.beats_missing + report.beats_twice),
-    )
-    for name, value in rows:
-        table.add_row(name, str(value))
-    return table
-
-
-def _seconds(value: float | None) -> str:
-    return "never" if value is None else f"{value:.3f}"
-
-
 def run(*, as_json: bool = False) -> int:
     """Perform; prints what happens and the table, or one JSON document. Returns 1 when a promise was broken."""
     console = Console(stderr=as_json)
     with tempfile.TemporaryDirectory(prefix="reclaimd-demo-") as name, EmbeddedServer(Path(name, "server")) as server:
-        stage = Stage(Path(name), server.url)
+        stage = DemoStage(Path(name), server.url, {})
         try:
             report = Play(stage, console).perform()
         finally:
             stage.end()
         if report.broken:
-            _show_logs(Path(name), console)
+            show_logs(Path(name), console)
     if as_json:
         sys.stdout.write(json.dumps(asdict(report)) + "\n")
     else:
-        console.print(_table(report))
+        console.print(table(report))
     for promise in report.broken:
         console.print(f"[red]broken:[/red] {promise}")
     if not report.broken:
         console.print(f"Every promise held, in {report.seconds:g} s.")
     return 1 if report.broken else 0
-
-
-def _show_logs(folder: Path, console: Console) -> None:
-    for log in sorted(folder.glob("*.log")):
-        lines = log.read_text("utf-8", "replace").splitlines()[-15:]
-        console.print(f"[dim]{log.name}, last lines:[/dim]")
-        for line in lines:
-            console.print(f"  {line}", highlight=False, markup=False)
