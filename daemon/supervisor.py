@@ -19,6 +19,7 @@ from reclaimd.daemon.loops.fleet import Fleet
 from reclaimd.daemon.loops.narrator import Narrator
 from reclaimd.daemon.loops.pulse import feed_watchdog, measure_lag
 from reclaimd.daemon.loops.redis import RedisLoop
+from reclaimd.daemon.loops.schedule_archiver import ScheduleArchiver
 from reclaimd.daemon.loops.scheduler import Scheduler
 from reclaimd.daemon.loops.shell import Context
 from reclaimd.daemon.loops.sources import source_loops
@@ -85,6 +86,8 @@ async def run(settings: Settings, *, on_ready: OnReady | None = None) -> None:
             tasks.start_soon(redis_loop.run)
             await detect_at_start(context, fleet)
             await recover_at_start(context, fleet, events, narrator)
+            if fleet.archiving.enabled:
+                await ScheduleArchiver(context, fleet.archiving, scheduler).start(tasks)
             await scheduler.start(tasks)
             for loop in source_loops(context, scheduler):
                 tasks.start_soon(loop.run)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 import redis
+from anyio.abc import TaskGroup
 
 from reclaimd.daemon.archive.errors import ArchiveFailed, OwnerLost
 from reclaimd.daemon.loops.ownership import BEAT_SECONDS, Claims
@@ -31,6 +32,8 @@ LABEL: Final = "(schedules)"
 POLL: Final = 0.25
 WATCH: Final = 1.0
 SOON: Final = 0.05
+AT_START: Final = 100
+"""Steps that go on at once, before the daemon's other parts begin."""
 FROZEN: Final = 1.0
 COMPACT: Final = 20_000
 """Events after which the archive folds them to a snapshot."""
@@ -73,8 +76,31 @@ class ScheduleArchiver:
         self._folded = 0
         self._trouble: float | None = None
         self._kind = ""
+        self._doubtful = True
         self._gate.archive_id = ""
         self._gate.close(SCHEDULES, "the archive was not asked yet")
+
+    async def start(self, tasks: TaskGroup) -> None:
+        """Look, and restore what is to be restored, then go on in `tasks`. Waits for Redis, not for the archive."""
+        for _ in range(AT_START):
+            pause = await self.loop.once()
+            if pause > 0:
+                break
+        tasks.start_soon(self._watch)
+        tasks.start_soon(self.loop.run)
+
+    async def _watch(self) -> None:
+        """Whatever comes back after Redis was away may be an older copy."""
+        connectivity = self._context.connectivity
+        while True:
+            await connectivity.until_down()
+            self._doubt("Redis was away")
+            await connectivity.until_up()
+            self.loop.alarm.ring_within(0.0)
+
+    def _doubt(self, why: str) -> None:
+        self._row, self._doubtful = None, True
+        self._gate.close(SCHEDULES, why)
 
     async def step(self) -> float:
         """Look, and do what is to be done next. Returns the seconds until the next step."""
@@ -90,8 +116,7 @@ class ScheduleArchiver:
             await self._without_archive(error)
             return self._archive.failed(LABEL, error)
         except (ReclaimdError, redis.RedisError):
-            self._row = None
-            self._gate.close(SCHEDULES, "Redis was away")
+            self._doubt("Redis was away")
             raise
         self._trouble = None
         self._archive.worked(LABEL)
@@ -104,8 +129,7 @@ class ScheduleArchiver:
             return await self._keep(store, row, tail, following)
         verdict = schedules_verdict(row, tail.facts, store.archive_id)
         self._note(verdict)
-        self._gate.close(SCHEDULES, f"the schedules are {verdict.kind}: {verdict.reason}")
-        self._row = None
+        self._doubt(f"the schedules are {verdict.kind}: {verdict.reason}")
         return await self._mend(store, row, verdict, tail.facts) if self._owner else WATCH
 
     def _seems_whole(self, store: "Store", row: PartitionRow, facts: Facts) -> bool:
@@ -131,6 +155,9 @@ class ScheduleArchiver:
             await self._append(store, row, tail, following)
         self._kind = "healthy"
         self._metrics.unresolved.labels(LABEL).set(0)
+        if self._doubtful and not await self._partitions_are_safe(store):
+            return 0.0 if tail.more else SOON
+        self._doubtful = False
         self._gate.open(SCHEDULES)
         if not self._owner:
             self._row = None

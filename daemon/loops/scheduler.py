@@ -83,7 +83,8 @@ class Scheduler:
             health.failed(LOST, "", f"Redis holds no schedules any more, and there were {lost}")
         else:
             health.forget(LOST)
-        self._frozen("", self.follower.frozen)
+        frozen = self.follower.frozen
+        self._show_frozen("", f"the schedules are {frozen}" if frozen else self.gate.closed(""))
         return pause
 
     async def start(self, tasks: TaskGroup) -> None:
@@ -137,13 +138,15 @@ class Scheduler:
             self._tasks.start_soon(loop.run)
 
     def _frozen(self, queue: str, state: str) -> None:
+        self._show_frozen(queue, f"queue {queue} is {state}" if state else "")
+
+    def _show_frozen(self, queue: str, why: str) -> None:
         health = self._context.health
-        if not state:
+        if why:
+            health.expect(FROZEN, queue, stall_after=float("inf"))
+            health.failed(FROZEN, queue, f"no schedule fires: {why}")
+        else:
             health.forget(FROZEN, queue)
-            return
-        health.expect(FROZEN, queue, stall_after=float("inf"))
-        where = f"in queue {queue}, which is {state}" if queue else f"while the schedules are {state}"
-        health.failed(FROZEN, queue, f"nothing fires {where}")
 
     def _lost(self, queue: str) -> None:
         log.warning("schedules are read again: Redis has forgotten what was fired", queue=queue)
