@@ -15,10 +15,10 @@ from reclaimd.streams.scripts import Arg, Call
 
 T = TypeVar("T")
 
-TAIL_ENTRIES: Final = 1_000
+TAIL_ENTRIES: Final = 500
 TAIL_BYTES: Final = 524_288
 """What one `tail` reads, so that it does not block the server for more than about 5 ms; a big entry more may come."""
-RESTORE_ROWS: Final = 300
+RESTORE_ROWS: Final = 200
 RESTORE_BYTES: Final = 262_144
 """What one `restore` or `drop` may hold, for the same reason."""
 
@@ -112,7 +112,8 @@ class Tail(NamedTuple):
 
     `drained`: these were all events; only then the streams, counters and `paused` were looked at. `more`: there are
     entries left in them. `streams`: by index from 0. `marked`: the next mark is written, so commit what was read.
-    `gap`: the event at the position is gone, and others behind it may be: read everything anew.
+    `gap`: the event at the position is gone, and others behind it may be: read everything anew. `first_letter`: ID of
+    the first dead letter, empty when there is none; those before it are gone.
     """
 
     ok: bool
@@ -126,6 +127,7 @@ class Tail(NamedTuple):
     paused: bool = False
     marked: bool = False
     gap: bool = False
+    first_letter: str = ""
 
 
 class Expected(NamedTuple):
@@ -160,7 +162,7 @@ def _parse_tail(reply: list[Any]) -> Tail:
     facts = _facts(reply[1])
     if reply[0] != b"ok":
         return Tail(False, facts)
-    _, _, events, drained, dead, streams, more, counters, paused, marked, gap = reply
+    _, _, events, drained, dead, streams, more, counters, paused, marked, gap, first_letter = reply
     return Tail(
         True,
         facts,
@@ -173,6 +175,7 @@ def _parse_tail(reply: list[Any]) -> Tail:
         bool(paused),
         bool(marked),
         bool(gap),
+        first_letter.decode(),
     )
 
 

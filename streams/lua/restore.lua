@@ -8,7 +8,7 @@
 --       unique: for each unique key, task_id
 --       facts: add | max, 1 if paused, then counter, number, …
 -- Reply: ok | moved (nothing done: it stands elsewhere, or does not run); cursor, restored, skipped (accepted meanwhile, or there), state
--- Cost: O(rows), about 10 µs a task: callers send 300 and 256 KiB at most
+-- Cost: O(rows), 10 to 25 µs a task: callers send 200 and 256 KiB at most
 -- A full Redis refuses it whole: every write before the first of a row may grow memory too.
 local rebuild_id, from, to, kind = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local FIRST = 6
@@ -105,7 +105,7 @@ local function counts_of(f)
       handbacks = f[i + 1]
     end
   end
-  return deliveries, handbacks
+  return is_count(deliveries) and deliveries or '0', is_count(handbacks) and handbacks or '0'
 end
 
 -- Returns the ID of the entry, empty where there is none; nil when something stands there already.
@@ -126,20 +126,26 @@ local function put(row)
 end
 
 function DO.tasks(rows)
-  local told, seen_now = {}, seen_sets()
-  for _, row in ipairs(rows) do
-    local id = redis.call('SISMEMBER', K.accepted, row.task) == 0 and put(row)
+  local told, seen, seen_now = {}, {}, seen_sets()
+  local any_accepted = redis.call('EXISTS', K.accepted) == 1
+  for i = 1, #rows do
+    local row = rows[i]
+    local id = not (any_accepted and redis.call('SISMEMBER', K.accepted, row.task) == 1) and put(row)
     if id then
       local deliveries, handbacks = counts_of(row.fields)
-      told[#told + 1] = string.format('[%s,"%s","%s",%s,%s,"%s",%s]', cjson.encode(row.task), row.place, id,
-        is_count(deliveries) and deliveries or '0', is_count(handbacks) and handbacks or '0', row.old, row.due)
+      -- Only the task ID of a dead letter may need escaping.
+      told[#told + 1] = (row.place == 'dead' and '[' .. cjson.encode(row.task) .. ',"' or '["' .. row.task .. '","')
+        .. row.place .. '","' .. id .. '",' .. deliveries .. ',' .. handbacks .. ',"' .. row.old .. '",' .. row.due .. ']'
       if row.unique ~= '' then
         redis.call('HSETNX', K.unique, row.unique, row.task)
       end
       if row.seen then
-        redis.call('SADD', seen_now, row.task)
+        seen[#seen + 1] = row.task
       end
     end
+  end
+  for i = 1, #seen, 500 do
+    redis.call('SADD', seen_now, unpack(seen, i, math.min(i + 499, #seen)))
   end
   if #told > 0 then
     event_of_rows('Restored', { rebuild = rebuild_id }, told)
