@@ -33,7 +33,6 @@ LOSS: Final = "loss"
 SOON: Final = 0.05
 FOREVER: Final = float("inf")
 COMMIT_SECONDS: Final = 20.0
-LETTERS_SECONDS: Final = 30.0
 NOTHING: Final = "0-0"
 WHOLE: Final = "whole"
 """In the positions, once what no stream tells was read too."""
@@ -74,7 +73,6 @@ class Archiver:
         self._context = context
         self._metrics = context.instruments.archive
         self._stepped_at = 0.0
-        self._letters_at = 0.0
         self._suspicious = True
         self._repair = Repair(self, archive, context)
 
@@ -178,7 +176,7 @@ class Archiver:
         return await self._advance(store, row, found, next_mark)
 
     async def _advance(self, store: "Store", row: PartitionRow, found: archive_scripts.Tail, next_mark: str) -> float:
-        tail = tailing.tail_of(found, await self._first_letter(found))
+        tail = tailing.tail_of(found)
         if found.marked:
             todo = await self._changes(store, tail)
             began = time.perf_counter()
@@ -194,14 +192,6 @@ class Archiver:
         if done:
             self._archive.worked(self.queue)
         return BEAT_SECONDS if done else 0.0
-
-    async def _first_letter(self, found: archive_scripts.Tail) -> str | None:
-        """Retention drops dead letters without an event; that is looked for now and then."""
-        now = time.monotonic()
-        if not found.marked or not found.drained or now < self._letters_at + LETTERS_SECONDS:
-            return None
-        self._letters_at = now
-        return await tailing.first_entry(self._context.links, self.partition.key("dead"))
 
     async def _changes(self, store: "Store", tail: Tail) -> Changes:
         with self._context.stolen.slice():

@@ -72,7 +72,7 @@ async def _step(
         await store.reset(partition, me, row.epoch_id, row.mark)
         return True
     if found.marked:
-        tail = tailing.tail_of(found, None)
+        tail = tailing.tail_of(found)
         read = batches(tail)
         needed = wanted(read)
         bodies = await tailing.read_bodies(links, partition, needed)

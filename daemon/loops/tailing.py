@@ -41,8 +41,8 @@ def facts_of(facts: archive_scripts.Facts) -> Facts:
     )
 
 
-def tail_of(tail: archive_scripts.Tail, dead_first: str | None) -> Tail:
-    """What the script read, as the fold takes it. `dead_first`: ID of the first dead letter, None for not known."""
+def tail_of(tail: archive_scripts.Tail) -> Tail:
+    """What the script read, as the fold takes it."""
     entries: dict[str, tuple[StreamEntry, ...]] = {}
     for name, rows in (*zip(STREAMS, tail.streams, strict=False), (DEAD, tail.dead)):
         if rows:
@@ -52,7 +52,7 @@ def tail_of(tail: archive_scripts.Tail, dead_first: str | None) -> Tail:
         drained=tail.drained,
         entries=entries,
         more=tail.more,
-        dead_first=dead_first if tail.drained else None,
+        dead_first=tail.first_letter if tail.drained else None,
         counters=dict(tail.counters) if tail.drained else None,
         paused=tail.paused if tail.drained else None,
     )
@@ -73,16 +73,6 @@ async def read_bodies(links: Links, partition: Partition, wanted: Wanted) -> Bod
     delayed = await _values(links, partition.key("bodies"), wanted.delayed)
     queued = await _values(links, partition.key("queued"), wanted.queued)
     return Bodies(delayed, queued)
-
-
-async def first_entry(links: Links, key: str) -> str:
-    """ID of the first entry of a stream, empty when there is none."""
-
-    async def ask(client: AsyncClient) -> list[Any]:
-        return await client.xrange(key, count=1) or []
-
-    found = await links.use(ask)
-    return found[0][0].decode() if found else ""
 
 
 async def unstreamed(links: Links, partition: Partition) -> AsyncIterator[Changes]:

@@ -96,6 +96,16 @@ def test_dead_letters_are_read_too(lab: Archived) -> None:
     assert letter.entry_id == lab.letters()["t"][0]
 
 
+def test_letters_that_retention_trims_are_told_by_the_first_that_is_left(lab: Archived) -> None:
+    lab.adopt()
+    assert lab.commit().first_letter == ""
+    lab.enqueue("a", "b", most=1)
+    lab.return_by_crash("w")
+    assert lab.commit().first_letter == lab.letters()["a"][0]
+    lab.do("XTRIM", lab.key("dead"), "MAXLEN", "1")
+    assert lab.tail().first_letter == lab.letters()["b"][0]
+
+
 def test_streams_wait_until_all_events_are_read(lab: Archived) -> None:
     lab.adopt()
     for n in range(5):
