@@ -1,4 +1,4 @@
-"""Commands that run or end processes: `serve`, `worker`, `release`, `demo`."""
+"""Commands that run or end processes: `serve`, `worker`, `release`, `demo`, `drill`."""
 
 import sys
 from importlib import import_module
@@ -94,3 +94,12 @@ def demo(flags: Flags) -> int:
             f"the demo needs the module {error.name}: pip install 'reclaimd[embedded]' with {sys.executable}"
         ) from error
     return int(module.run(as_json=flags.json))
+
+
+def drill(flags: Flags, tasks: int, workers: int, *, flush: bool, keep: bool) -> int:
+    """Kill and count on the operator's own Redis, in a namespace that is removed afterwards."""
+    settings = flags.settings()
+    # Its tables are rich's, which only demo and drill wait for.
+    from reclaimd.daemon.demo import drill as module
+
+    return module.run(settings, module.Plan(tasks, workers, flush, keep), as_json=flags.json)

@@ -54,7 +54,10 @@ class Stage:
         self._app = app
         self.client = redis_log.connect_sync(url)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("RECLAIMD_")} | {
+        own = {name: value for name, value in os.environ.items() if not name.startswith("RECLAIMD_")}
+        # Where systemd would have the archive and the passwords of somebody else's daemon.
+        foreign = ("STATE_DIRECTORY", "CREDENTIALS_DIRECTORY")
+        self._environment = {name: value for name, value in own.items() if name not in foreign} | {
             "RECLAIMD_REDIS_URL": url,
             "RECLAIMD_NAMESPACE": namespace,
             "RECLAIMD_WORKER_LEASE": f"{LEASE:g}s",
