@@ -41,7 +41,7 @@ log = get_logger(__name__)
 
 
 class Archive(Protocol):
-    """What the archivers of all partitions share. `me`: this daemon's name as an owner."""
+    """What the archivers of all partitions share. `me`: this daemon's name as an owner; `kept`: events in a stream."""
 
     me: str
     claims: Claims
@@ -50,6 +50,7 @@ class Archive(Protocol):
     def failed(self, queue: str, error: ArchiveFailed) -> float: ...
     def worked(self, queue: str) -> None: ...
     def rebuilt(self, queue: str) -> None: ...
+    def kept(self, queue: str) -> int: ...
 
 
 class Archiver:
@@ -244,9 +245,16 @@ class Archiver:
         self._context.health.forget(LOSS, self.queue)
         self._metrics.unresolved.labels(self.queue).set(0)
 
+    def _held(self) -> float:
+        """Whether events stay longer than they would without an archive."""
+        daemon = self._context.settings.daemon
+        too_old = self.backlog.lag_seconds * 1000 > daemon.events_retention_ms
+        return float(too_old or (self.backlog.entries > 0 and self._archive.kept(self.queue) > daemon.events_max))
+
     def _show(self) -> None:
         metrics, queue = self._metrics, self.queue
         metrics.owned.labels(queue).set(1)
+        metrics.events_held.labels(queue).set_function(self._held)
         metrics.lag.labels(queue).set_function(lambda: self.backlog.lag_seconds)
         metrics.behind.labels(queue).set_function(lambda: self.backlog.entries)
         metrics.unresolved.labels(queue).set(0)

@@ -38,8 +38,8 @@ log = get_logger(__name__)
 class Archiving:
     """All that archives. Without `archive.url` it is not `enabled`, and does nothing.
 
-    `me`: this daemon's name as an owner. `on_store`: told the archive_id once it is known; `on_rebuilt`: told a queue
-    that is open again.
+    `me`: this daemon's name as an owner. `kept`: entries in a queue's event stream. `on_store`: told the archive_id once
+    it is known; `on_rebuilt`: told a queue that is open again.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Archiving:
         context: Context,
         *,
         server_now: Callable[[str], float | None],
+        kept: Callable[[str], int] = lambda _: 0,
         on_store: Callable[[str], None] = lambda _: None,
         on_rebuilt: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -58,6 +59,7 @@ class Archiving:
         self._context = context
         self._metrics = context.instruments.archive
         self._server_now = server_now
+        self.kept = kept
         self._on_store = on_store
         self._on_rebuilt = on_rebuilt
         self._stack = AsyncExitStack()

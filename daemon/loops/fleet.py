@@ -33,7 +33,11 @@ class Fleet:
         self.events: EventsLoop | None = None
         self.scheduler: Scheduler | None = None
         self.archiving = Archiving(
-            context, server_now=self.server_now, on_store=self._archive_known, on_rebuilt=self._look_again
+            context,
+            server_now=self.server_now,
+            kept=self._events_kept,
+            on_store=self._archive_known,
+            on_rebuilt=self._look_again,
         )
         self._context = context
         self._tasks: TaskGroup | None = None
@@ -154,6 +158,10 @@ class Fleet:
     def _archive_known(self, archive_id: str) -> None:
         if self.scheduler is not None:
             self.scheduler.gate.archive_id = archive_id
+
+    def _events_kept(self, queue: str) -> int:
+        member = self.members.get(queue)
+        return 0 if member is None or member.view is None else member.view.events
 
     def _look_again(self, queue: str) -> None:
         """A partition was opened again after a rebuild."""
