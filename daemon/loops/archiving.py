@@ -38,8 +38,8 @@ log = get_logger(__name__)
 class Archiving:
     """All that archives. Without `archive.url` it is not `enabled`, and does nothing.
 
-    `me`: this daemon's name as an owner. `kept`: entries in a queue's event stream. `on_store`: told the archive_id once
-    it is known; `on_rebuilt`: told a queue that is open again.
+    `me`: this daemon's name as an owner. `kept`: entries in a queue's event stream. `on_rebuilt`: told a queue that is
+    open again.
     """
 
     def __init__(
@@ -48,7 +48,6 @@ class Archiving:
         *,
         server_now: Callable[[str], float | None],
         kept: Callable[[str], int] = lambda _: 0,
-        on_store: Callable[[str], None] = lambda _: None,
         on_rebuilt: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.members: dict[str, Archiver] = {}
@@ -60,7 +59,6 @@ class Archiving:
         self._metrics = context.instruments.archive
         self._server_now = server_now
         self.kept = kept
-        self._on_store = on_store
         self._on_rebuilt = on_rebuilt
         self._stack = AsyncExitStack()
         self._store: Store | None = None
@@ -137,7 +135,6 @@ class Archiving:
                     raise copy(next(iter(self._failing.values())))
                 self._store = await self._open()
                 log.info("archive opened", url=redacted(self._store.where), archive=self._store.archive_id)
-                self._on_store(self._store.archive_id)
             return self._store
 
     async def _open(self) -> "Store":

@@ -36,7 +36,6 @@ class Fleet:
             context,
             server_now=self.server_now,
             kept=self._events_kept,
-            on_store=self._archive_known,
             on_rebuilt=self._look_again,
         )
         self._context = context
@@ -154,10 +153,6 @@ class Fleet:
         self.archiving.remove(queue)
         self._context.health.forget(member.loop.name, queue)
         log.info("queue gone", queue=queue)
-
-    def _archive_known(self, archive_id: str) -> None:
-        if self.scheduler is not None:
-            self.scheduler.gate.archive_id = archive_id
 
     def _events_kept(self, queue: str) -> int:
         member = self.members.get(queue)

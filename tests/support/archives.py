@@ -171,7 +171,7 @@ class Life:
         name = self._chance.choice(("daily", "hourly"))
         last = self._fired.get(name, 0)
         nominal = last + 1_000
-        overlap = self._chance.choice(("allow", "skip", "queue_one"))
+        overlap: Any = self._chance.choice(("allow", "skip", "queue_one"))
         row = FireRow(name, "5-0", last, nominal, nominal, overlap, "normal", 5, b"{}")
         now = int(self.queue.raw("TIME")[0]) * 1000
         reply = self.queue.call(fire(self.queue.partition, [row], seen_at=now, epoch_id="epoch"))
@@ -183,7 +183,7 @@ class Life:
         letters = self.queue.raw("XRANGE", self.queue.partition.key("dead"), "-", "+", "COUNT", 1)
         if letters:
             entry = letters[0][0].decode()
-            what = self._chance.choice((scripts.redrive, scripts.purge, None))
+            what: Any = self._chance.choice((scripts.redrive, scripts.purge, None))
             if what is not None:
                 self.queue.call(what(self.queue.partition, [entry]))
 
