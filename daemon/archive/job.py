@@ -154,6 +154,10 @@ class Job:
     def _elsewhere(self, state: str, cursor: str) -> Moved | Overtaken:
         return Moved(cursor) if state == "rebuilding" and cursor else Overtaken(self.partition.queue)
 
+    def forget(self) -> None:
+        """Look at Redis anew, and count anew."""
+        self.kept, self.tally = Kept(), Tally()
+
     def keep(self, present: Present, covers: Iterable[str]) -> None:
         """This one stays in Redis."""
         self.kept.add(present, covers)

@@ -185,27 +185,29 @@ async def _begin(
 
 async def _restore(job: Job, place: Place) -> None:
     """Stage by stage up to `done`, from wherever the cursor stands."""
-    judged = False
+    stages = {
+        "seen": restore_ids,
+        "tasks": restore_every_task,
+        "fired": restore_fired_rows,
+        "facts": restore_totals,
+    }
+    looked = False
     while place.stage != "done":
         try:
-            if place.stage == "seen":
-                place = await restore_ids(job, place)
-            elif place.stage == "drop":
-                place, judged = await remove(job), True
-            elif place.stage == "tasks":
-                if not judged:
-                    await keep_all(job)
-                    await count_restored(job, place)
-                judged = False
-                place = await restore_every_task(job, place)
-            elif place.stage == "fired":
-                place = await restore_fired_rows(job, place)
-            elif place.stage == "facts":
-                place = await restore_totals(job, place)
-            else:
+            if place.stage == "drop":
+                place, looked = await remove(job), True
+                continue
+            if place.stage in {"tasks", "fired"} and not looked:
+                await keep_all(job)
+                await count_restored(job, place)
+                looked = True
+            if place.stage not in stages:
                 raise Overtaken(job.partition.queue)
+            place = await stages[place.stage](job, place)
         except Moved as moved:
-            place = Place.parse(moved.cursor)
+            # What the other has restored meanwhile is there as well.
+            place, looked = Place.parse(moved.cursor), False
+            job.forget()
 
 
 async def _register(redis: Redis, partition: Partition) -> None:

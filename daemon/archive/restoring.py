@@ -200,10 +200,14 @@ class _Sender:
 
 async def count_restored(job: Job, place: Place) -> None:
     """Of a rebuild that goes on: what was restored before counts in its report too."""
+    counts = await job.store.count_tasks(job.partition)
+    if place.stage != "tasks":
+        job.tally.restored.update(counts)
+        job.tally.kept = max(0, job.tally.kept - sum(counts.values()))
+        return
     if not place.rest:
         return
     cursor = Cursor.parse(place.rest)
-    counts = await job.store.count_tasks(job.partition)
     left = await _left_of_rank(job, cursor)
     for name, number in counts.items():
         before = number if RANKS[name] < cursor.rank else number - left if RANKS[name] == cursor.rank else 0

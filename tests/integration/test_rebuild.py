@@ -6,8 +6,28 @@ import pytest
 
 from support.daemons import in_loop
 from support.partitions import assert_same
-from support.rebuilds import ward
-from support.servers import Server
+from support.rebuilds import Ward, deleted, ward
+from support.servers import FreshServer, Server
+
+GUARDED = (
+    "suspect",
+    "recovered:normal",
+    "lane:high",
+    "lane:normal",
+    "lane:low",
+    "dead",
+    "events",
+    "delayed",
+    "bodies",
+    "fired",
+    "queued",
+    "unique",
+    "control",
+    "counters",
+    "epoch",
+)
+CURED = ("workers", "leases", "clock", "bell", "seen_even")
+"""Keys whose loss the protocol itself cures."""
 
 
 def url_in(folder: Path) -> str:
@@ -15,15 +35,190 @@ def url_in(folder: Path) -> str:
     return f"sqlite:///{folder}/archive.db"
 
 
+async def assert_whole(one: Ward, kind: str) -> None:
+    """The loss is over, a second rebuild is not due, and the archive agrees with Redis again."""
+    assert one.held().state == "ok"
+    assert await one.kind() == "healthy"
+    rows = await one.store.tasks_after(one.partition, None, 1000)
+    await one.archive()
+    archived = await one.store.tasks_after(one.partition, None, 1000)
+    held = one.held()
+    assert sorted(row.task_id for row in archived) == sorted(held.tasks), f"archive after {kind}, was {rows}"
+    assert {row.task_id: row.token for row in archived} == held.tokens
+    last = await one.store.last_rebuild(one.partition)
+    assert last is not None
+    assert last.ended_ms > 0
+    assert last.verdict == kind
+
+
+@pytest.mark.parametrize("command", ["flushall", "flushdb"])
 @in_loop
-async def test_flushall(server: Server, tmp_path: Path) -> None:
+async def test_everything_is_gone(server: Server, tmp_path: Path, command: str) -> None:
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill()
+        await one.archive()
+        before = one.held()
+        getattr(one.client, command)()
+        assert await one.kind() == "empty"
+        report = await one.rebuild()
+        assert_same(before, one.held())
+        assert report.unrestorable_count == 0
+        assert sum(report.restored.values()) == len(before.tasks)
+        assert one.client.smembers("{t}:queues") == {b"mail"}
+        await assert_whole(one, "empty")
+
+
+@pytest.mark.parametrize("name", GUARDED)
+@in_loop
+async def test_one_key_is_gone(server: Server, tmp_path: Path, name: str) -> None:
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill()
+        await one.archive()
+        before = one.held()
+        deleted(one.client, one.partition.key(name))
+        assert await one.kind() == "partial"
+        await one.rebuild()
+        assert_same(before, one.held(), ordered=name != "lane:high")
+        await assert_whole(one, "partial")
+
+
+@pytest.mark.parametrize("name", CURED)
+@in_loop
+async def test_a_key_that_nobody_misses(server: Server, tmp_path: Path, name: str) -> None:
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill()
+        await one.archive()
+        before = one.held()
+        one.client.delete(one.partition.key(name))
+        assert await one.kind() == "healthy"
+        assert_same(before, one.held())
+
+
+@in_loop
+async def test_a_restart_without_persistence(fresh_server: FreshServer, flavour: str, tmp_path: Path) -> None:
+    server = fresh_server()
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill()
+        await one.archive()
+        before = one.held()
+        server.kill9()
+        server.start()
+        assert await one.kind() == "empty"
+        await one.rebuild()
+        assert_same(before, one.held())
+        await assert_whole(one, "empty")
+
+
+@in_loop
+async def test_traffic_after_the_loss_begins_a_new_epoch(server: Server, tmp_path: Path) -> None:
     async with ward(server, url_in(tmp_path)) as one:
         one.fill()
         await one.archive()
         before = one.held()
         one.client.flushall()
+        assert one.enqueue("new-1", "new-2") == ["ok", "ok"]
+        # A producer that got no answer sends these again: one is open, one has settled.
+        assert one.enqueue("normal-1", "done-1") == ["ok", "ok"]
         assert await one.kind() == "empty"
         report = await one.rebuild()
-        assert_same(before, one.held())
-        assert report.unrestorable_count == 0
+        assert report.dropped == {"settled": 1}
+        after = one.held()
+        assert_same(before, after, new=frozenset({"new-1", "new-2"}), ordered=False)
+        assert one.enqueue("normal-2", "done-2") == ["duplicate", "duplicate"]
+        await assert_whole(one, "empty")
+
+
+async def _go_on(one: Ward) -> None:
+    """After the copy was made: tasks end, come back, are retried, buried, purged, fired, enqueued."""
+    token = one.join("second", "w2")
+    high = {task.task_id: task for task in one.take("second", token, 2)}
+    one.settle("second", token, high["high-1"], "succeeded", run_ms=1)
+    one.settle("second", token, high["high-2"], "retry", run_ms=1, cause="E", error="e", delay_ms=9_000_000)
+    one.enqueue("high-3", lane="high")
+    [last] = one.take("second", token, 1)
+    one.settle("second", token, last, "failed", run_ms=1, cause="E", error="e")
+    one.enqueue("high-4", lane="high", unique="u:4")
+
+
+async def _see_rolled_back(one: Ward, before_ids: set[str]) -> None:
+    assert await one.kind() == "rolled_back"
+    await one.rebuild()
+    assert set(one.held().tasks) == before_ids
+
+
+@in_loop
+async def test_a_restart_from_an_old_dump(fresh_server: FreshServer, flavour: str, tmp_path: Path) -> None:
+    server = fresh_server()
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill(paused=False)
+        await one.archive()
+        one.client.save()
+        await _go_on(one)
+        await one.archive()
+        before = one.held()
+        server.kill9()
+        server.start()
+        assert {"high-1", "high-2"} <= set(one.held().tasks)
+        await _see_rolled_back(one, set(before.tasks))
+        assert_same(before, one.held(), ordered=False)
+        await assert_whole(one, "rolled_back")
+
+
+@in_loop
+async def test_a_truncated_append_only_file(fresh_server: FreshServer, flavour: str, tmp_path: Path) -> None:
+    server = fresh_server(appendonly=True, appendfsync="always")
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill(paused=False)
+        await one.archive()
+        size = newest_log(server).stat().st_size
+        await _go_on(one)
+        await one.archive()
+        before = one.held()
+        server.kill9()
+        with newest_log(server).open("rb+") as log:
+            log.truncate(size)
+        server.start()
+        await _see_rolled_back(one, set(before.tasks))
+        assert_same(before, one.held(), ordered=False)
+        await assert_whole(one, "rolled_back")
+
+
+def newest_log(server: Server) -> Path:
+    """The append-only file that grows."""
+    return max(server.folder.glob("**/*.aof"), key=lambda path: path.stat().st_mtime_ns)
+
+
+@in_loop
+async def test_evicted_keys(fresh_server: FreshServer, flavour: str, tmp_path: Path) -> None:
+    server = fresh_server()
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill()
+        await one.archive()
+        before = one.held()
+        keys = one.client.dbsize()
+        one.client.config_set("maxmemory-policy", "allkeys-random")
+        while one.client.dbsize() >= keys - 2:
+            one.client.config_set("maxmemory", one.client.info("memory")["used_memory"] - 1)
+            one.client.lpush("filler", "x" * 1000)
+            one.client.config_set("maxmemory", 0)
+        one.client.config_set("maxmemory-policy", "noeviction")
+        if await one.kind() in {"partial", "empty"}:
+            await one.rebuild()
+        assert_same(before, one.held(), ordered=False)
         assert await one.kind() == "healthy"
+
+
+@in_loop
+async def test_the_redis_of_another_team_is_left_alone(server: Server, tmp_path: Path) -> None:
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill()
+        await one.archive()
+        (tmp_path / "other").mkdir()
+        one.client.flushall()
+        async with ward(server, url_in(tmp_path / "other")) as other:
+            other.enqueue("theirs")
+            await other.archive()
+            theirs = other.held()
+            assert await one.kind() == "foreign"
+            assert other.held() == theirs
+            assert await other.kind() == "healthy"

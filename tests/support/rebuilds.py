@@ -1,14 +1,15 @@
 """A queue with everything in it, an archive beside it, and a rebuild by hand."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import redis
+import redis as redis_py
 
 from reclaimd.daemon.archive.progress import Progress, silent
 from reclaimd.daemon.archive.rebuilding import rebuild_partition
+from reclaimd.daemon.archive.scanning import Redis
 from reclaimd.daemon.archive.store import Store, open_store
 from reclaimd.daemon.connectivity import Connectivity
 from reclaimd.daemon.links import Links
@@ -18,7 +19,7 @@ from reclaimd.streams import codec, scripts
 from reclaimd.streams.codec import Delivery
 from reclaimd.streams.keys import Partition, queues_key
 from reclaimd.streams.occurrence_scripts import FireRow, fire
-from reclaimd.streams.redis_log import connect_sync, send_sync
+from reclaimd.streams.redis_log import AsyncClient, connect_sync, send_sync
 from reclaimd.streams.scripts import Call, NewTask, Turn
 from support.partitions import Held, held
 from support.servers import Server
@@ -86,7 +87,7 @@ class Ward:
         assert reply.status == "ok", reply
         return reply.rows[0].status
 
-    def fill(self) -> None:
+    def fill(self, *, paused: bool = True) -> None:
         """Tasks of every kind: fresh, returned, suspect, active, delayed, retried, dead, of schedules; and settled."""
         worker = self.join("worker", "w1")
         self.enqueue(*(f"done-{i}" for i in range(5)), lane="high")
@@ -115,7 +116,7 @@ class Ward:
         assert self.fire("digest", "5-0", 1_000) == "fired"
         assert self.fire("digest", "5-0", 2_000, after=1_000) == "queued"
         assert self.fire("report", "7-1", 3_000) == "fired"
-        self.call(scripts.pause(self.partition, True))
+        self.call(scripts.pause(self.partition, paused))
 
     def held(self) -> Held:
         """Everything that the partition holds."""
@@ -134,12 +135,12 @@ class Ward:
         """The verdict now."""
         return (await look(self.store, self.links, self.partition)).verdict.kind
 
-    async def rebuild(self, links: Links | None = None, progress: Progress = silent) -> Report:
+    async def rebuild(self, redis: Redis | None = None, progress: Progress = silent) -> Report:
         """Look, and rebuild what was lost."""
-        judged, seen, _ = await look(self.store, links or self.links, self.partition)
+        judged, seen, _ = await look(self.store, self.links, self.partition)
         return await rebuild_partition(
             self.store,
-            links or self.links,
+            redis or self.links,
             self.partition,
             judged,
             seen,
@@ -166,6 +167,32 @@ async def ward(server: Server, url: str, name: str = "mail") -> AsyncIterator[Wa
             await links.aclose()
 
 
-def deleted(client: redis.Redis, key: str) -> None:
+def deleted(client: redis_py.Redis, key: str) -> None:
     """DEL of a key that must be there."""
     assert client.delete(key) == 1, f"{key} was not there"
+
+
+class Meddling:
+    """Links of a rebuild that call `before` and `after` around every script, with its name; either may raise."""
+
+    def __init__(
+        self,
+        links: Links,
+        *,
+        before: Callable[[str], object] = lambda _name: None,
+        after: Callable[[str], object] = lambda _name: None,
+    ) -> None:
+        self._links = links
+        self._before = before
+        self._after = after
+
+    async def send(self, call: Call[T]) -> T:
+        """Run a script."""
+        self._before(call.script.name)
+        reply = await self._links.send(call)
+        self._after(call.script.name)
+        return reply
+
+    async def use(self, ask: Callable[[AsyncClient], Awaitable[T]]) -> T:
+        """Run commands."""
+        return await self._links.use(ask)

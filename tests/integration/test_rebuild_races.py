@@ -1,0 +1,296 @@
+"""A rebuild that is killed, doubled, repeated, and one that producers do not wait for."""
+
+import asyncio
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from reclaimd.daemon.archive import removing, restoring, restoring_fired
+from reclaimd.daemon.archive.job import Overtaken
+from reclaimd.daemon.archive.rebuilding import accept_partition, freeze_partition, plan_rebuild
+from reclaimd.daemon.connectivity import Connectivity
+from reclaimd.daemon.links import Links
+from reclaimd.daemon.loops.catching_up import look
+from reclaimd.streams.errors import RedisUnreachable
+from support.daemons import in_loop
+from support.partitions import assert_same
+from support.postgres import Postgres
+from support.rebuilds import EVENTS_CAP, ME, Meddling, Ward, ward
+from support.servers import FreshServer, Server
+
+STEPS = ("freeze", "restore", "drop", "finish")
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (restoring, removing):
+        monkeypatch.setattr(module, "RESTORE_ROWS", 3)
+    monkeypatch.setattr(restoring, "PAGE", 5)
+    monkeypatch.setattr(restoring_fired, "ROWS", 1)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an archive that does not exist yet."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/archive.db"
+    postgres = Postgres().create()
+    request.addfinalizer(postgres.remove)
+    return postgres.url()
+
+
+class Killed(Exception):
+    """The process that rebuilt is no more."""
+
+
+async def finish(one: Ward) -> None:
+    """Rebuild until it is whole."""
+    for _ in range(10):
+        if await one.kind() == "healthy":
+            return
+        await one.rebuild()
+    raise AssertionError("it does not come to an end")
+
+
+@pytest.mark.parametrize("rolled_back", [False, True], ids=["empty", "rolled back"])
+@in_loop
+async def test_killed_at_every_step(fresh_server: FreshServer, url: str, rolled_back: bool) -> None:
+    server = fresh_server("valkey")
+    async with ward(server, url) as one:
+        one.fill(paused=False)
+        await one.archive()
+        if rolled_back:
+            one.client.save()
+            token = one.join("second", "w2")
+            for task in one.take("second", token, 2):
+                one.settle("second", token, task, "succeeded", run_ms=1)
+            one.enqueue("one-more", delay_ms=5_000_000)
+            await one.archive()
+        before = one.held()
+        server.kill9()
+        server.start()
+        lives, patience, stood = 0, 0, None
+        while await one.kind() != "healthy":
+            lives += 1
+            assert lives < 100
+            # One step further each time, if that is a step further; its reply is lost with the process.
+            stands = one.client.hmget(one.partition.key("epoch"), "cursor", "state")
+            patience = patience + 1 if stands == stood else 0
+            stood = stands
+            left = [2 + patience if lives > 1 else 1]
+
+            def die(name: str, left: list[int] = left) -> None:
+                left[0] -= name in STEPS
+                if left[0] == 0:
+                    raise Killed
+
+            with suppress(Killed):
+                await one.rebuild(Meddling(one.links, after=die))
+        assert lives > 8
+        assert_same(before, one.held(), ordered=not rolled_back)
+        last = await one.store.last_rebuild(one.partition)
+        assert last is not None
+        assert last.verdict == ("rolled_back" if rolled_back else "empty")
+
+
+@in_loop
+async def test_two_at_once(fresh_server: FreshServer, url: str) -> None:
+    server = fresh_server("valkey")
+    other = Links(server.url, Connectivity())
+    async with ward(server, url) as one:
+        one.fill()
+        await one.archive()
+        before = one.held()
+        for _ in range(5):
+            one.client.flushall()
+            results = await asyncio.gather(one.rebuild(), one.rebuild(other), return_exceptions=True)
+            assert not [r for r in results if isinstance(r, BaseException) and not isinstance(r, Overtaken)], results
+            await finish(one)
+            assert_same(before, one.held())
+            await one.archive()
+        await other.aclose()
+
+
+@in_loop
+async def test_one_who_sleeps_and_goes_on_when_all_is_done(server: Server, tmp_path: Path) -> None:
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        one.fill(paused=False)
+        await one.archive()
+        before = one.held()
+        for stop_at in range(1, 14):
+            one.client.flushall()
+            asleep, woken = asyncio.Event(), asyncio.Event()
+            links = _Sleepy(one.links, stop_at, asleep, woken)
+            sleeper = asyncio.create_task(one.rebuild(links))
+            waiting = asyncio.create_task(asleep.wait())
+            await asyncio.wait({sleeper, waiting}, return_when="FIRST_COMPLETED")
+            await finish(one)
+            token = one.join("quick", f"q{stop_at}")
+            assert_same(before, one.held())
+            woken.set()
+            waiting.cancel()
+            [result] = await asyncio.gather(sleeper, return_exceptions=True)
+            assert not isinstance(result, BaseException) or isinstance(result, Overtaken), result
+            assert await one.kind() == "healthy"
+            assert_same(before, one.held())
+            assert token
+            await one.archive()
+
+
+class _Sleepy(Meddling):
+    """Sleeps before one step."""
+
+    def __init__(self, links: Links, stop_at: int, asleep: asyncio.Event, woken: asyncio.Event) -> None:
+        super().__init__(links)
+        self._left = stop_at
+        self._asleep = asleep
+        self._woken = woken
+
+    async def send(self, call):  # type: ignore[no-untyped-def]
+        if call.script.name in STEPS:
+            self._left -= 1
+            if self._left == 0:
+                self._asleep.set()
+                await self._woken.wait()
+        return await super().send(call)
+
+
+@in_loop
+async def test_producers_go_on(server: Server, tmp_path: Path) -> None:
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        one.fill()
+        await one.archive()
+        before = one.held()
+        one.client.flushall()
+        new: list[str] = []
+
+        def produce(name: str) -> None:
+            if name in STEPS[1:]:
+                new.append(f"new-{len(new)}")
+                assert one.enqueue(new[-1], delay_ms=len(new) % 2 * 3_600_000) == ["ok"]
+                # Sent again without end: those that are on their way back, and those that have settled.
+                one.enqueue("normal-1", "normal-2", "done-1", "done-2")
+
+        report = await one.rebuild(Meddling(one.links, before=produce, after=produce))
+        assert report.dropped["settled"] == 2
+        after = one.held()
+        assert_same(before, after, new=frozenset(new), ordered=False)
+        await one.archive()
+
+
+@in_loop
+async def test_again_changes_nothing(server: Server, tmp_path: Path) -> None:
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        one.fill()
+        await one.archive()
+        one.client.flushall()
+        judged, seen, _ = await look(one.store, one.links, one.partition)
+        await one.rebuild()
+        dumped = {key: one.client.dump(key) for key in one.client.scan_iter()}
+        with pytest.raises(Overtaken):
+            await freeze_partition(one.store, one.links, one.partition, judged, seen, new_id=lambda: "0" * 16)
+        assert {key: one.client.dump(key) for key in one.client.scan_iter()} == dumped
+        assert await one.kind() == "healthy"
+
+
+@in_loop
+async def test_a_dry_run_says_what_a_rebuild_then_does(server: Server, tmp_path: Path) -> None:
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        one.fill()
+        await one.archive()
+        one.client.flushall()
+        one.enqueue("normal-1", "done-1", "new")
+        judged, _, _ = await look(one.store, one.links, one.partition)
+        dumped = {key: one.client.dump(key) for key in one.client.scan_iter()}
+        planned = await plan_rebuild(one.store, one.links, one.partition, judged)
+        assert {key: one.client.dump(key) for key in one.client.scan_iter()} == dumped
+        assert planned.dry_run
+        report = await one.rebuild()
+        for name in ("verdict", "restored", "kept", "dropped", "fired_rows", "unrestorable"):
+            assert getattr(planned, name) == getattr(report, name), name
+
+
+@in_loop
+async def test_frozen_until_somebody_decides(server: Server, tmp_path: Path) -> None:
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        one.fill()
+        await one.archive()
+        before = one.held()
+        one.client.flushall()
+        judged, seen, _ = await look(one.store, one.links, one.partition)
+        await freeze_partition(one.store, one.links, one.partition, judged, seen, new_id=lambda: secrets.token_hex(8))
+        assert await one.kind() == "lost"
+        assert one.enqueue("new") == ["ok"]
+        report = await one.rebuild()
+        assert report.verdict == "empty"
+        assert_same(before, one.held(), new=frozenset({"new"}), ordered=False)
+
+
+@in_loop
+async def test_accepting_redis_as_it_is(server: Server, tmp_path: Path) -> None:
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        one.fill()
+        await one.archive()
+        one.client.flushall()
+        one.enqueue("new")
+        judged, seen, _ = await look(one.store, one.links, one.partition)
+        report = await accept_partition(
+            one.store,
+            one.links,
+            one.partition,
+            judged,
+            seen,
+            me=ME,
+            new_id=lambda: secrets.token_hex(8),
+            events_cap=EVENTS_CAP,
+        )
+        assert report.verdict == "accepted"
+        assert set(one.held().tasks) == {"new"}
+        assert await one.kind() == "healthy"
+        await one.archive()
+        assert await one.store.count_tasks(one.partition) == {"lane:normal": 1}
+
+
+@in_loop
+async def test_a_second_loss_while_it_runs(server: Server, tmp_path: Path) -> None:
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        one.fill()
+        await one.archive()
+        before = one.held()
+        one.client.flushall()
+        calls = [0]
+
+        def flush(name: str) -> None:
+            calls[0] += name == "restore"
+            if calls[0] == 4:
+                calls[0] += 1
+                one.client.flushall()
+
+        with pytest.raises(Overtaken):
+            await one.rebuild(Meddling(one.links, after=flush))
+        await finish(one)
+        assert_same(before, one.held())
+
+
+@in_loop
+async def test_no_answer_is_no_end(server: Server, tmp_path: Path) -> None:
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        one.fill()
+        await one.archive()
+        before = one.held()
+        one.client.flushall()
+        lost = [0]
+
+        def lose(name: str) -> None:
+            lost[0] += name == "restore"
+            if lost[0] == 3:
+                lost[0] += 1
+                raise RedisUnreachable("redis://test", "the reply was lost")
+
+        with pytest.raises(RedisUnreachable):
+            await one.rebuild(Meddling(one.links, after=lose))
+        assert await one.kind() == "rebuilding"
+        await finish(one)
+        assert_same(before, one.held())
