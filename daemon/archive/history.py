@@ -24,6 +24,8 @@ FREE_PAGES: Final = 4_096
 """Pages that a file keeps for what comes next."""
 VACUUM_PAGES: Final = 512
 """Pages given back in one step, during which nobody else can write."""
+MOST_PAGES: Final = 20_000
+"""Pages given back in one call; the next goes on."""
 
 _events = schema.events.c
 _partitions = schema.partitions.c
@@ -58,7 +60,7 @@ async def events(
     wanted = wanted.order_by(_events.entry).limit(PAGE)
     position = sort_of_entry(after)
     while True:
-        async with database.reading() as connection:
+        async with database.paging() as connection:
             page = (await connection.execute(wanted.where(_events.entry > position))).all()
         for entry, at, e in page:
             yield Kept(entry_id(entry), at, e)
@@ -133,7 +135,7 @@ async def _vacuum(database: Database) -> int:
     if database.path is None:
         return 0
     before = free = await _free_pages(database)
-    while free > FREE_PAGES:
+    while free > FREE_PAGES and before - free < MOST_PAGES:
         await _give_back(database, min(VACUUM_PAGES, free - FREE_PAGES))
         left = await _free_pages(database)
         if left >= free:

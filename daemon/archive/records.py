@@ -67,7 +67,7 @@ class Reading(Generic[S]):
     def all(self, result: CursorResult[Any]) -> list[S]:
         """All rows of a result of `columns`."""
         struct, names = self._struct, self._names
-        return [struct(**dict(zip(names, row, strict=True))) for row in result]
+        return [struct(**dict(zip(names, row, strict=True))) for row in result.all()]
 
 
 TASK: Final = Reading(TaskRow, schema.tasks)

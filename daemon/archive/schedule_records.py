@@ -102,7 +102,7 @@ class ScheduleRecords:
         wanted = wanted.order_by(_log.entry).limit(PAGE)
         position = sort_of_entry(after)
         while True:
-            async with self._database.reading() as connection:
+            async with self._database.paging() as connection:
                 page = (await connection.execute(wanted.where(_log.entry > position))).all()
             for entry, e in page:
                 yield ScheduleEntry(entry_id(entry), e)

@@ -176,7 +176,7 @@ class Store:
         order = (_tasks.rank, _tasks.sort, _tasks.task_id)
         if cursor is not None:
             wanted = wanted.where(tuple_(*order) > (cursor.rank, cursor.sort, cursor.task_id))
-        async with self._database.reading() as connection:
+        async with self._database.paging() as connection:
             return TASK.all(await connection.execute(wanted.order_by(*order).limit(limit)))
 
     async def tasks_by_id(self, partition: Partition, task_ids: Collection[str]) -> list[TaskRow]:
