@@ -106,13 +106,13 @@ def start_worker(
     return Process(stage, "worker", worker, start)
 
 
-def start_daemon(stage: Stage, namespace: str) -> Process:
-    """A daemon; waits until it answers that it is ready."""
+def start_daemon(stage: Stage, namespace: str, within: float = START_WITHIN) -> Process:
+    """A daemon; waits until it answers that it is ready, `within` seconds at most."""
     start = Start(settings(stage, namespace))
     daemon = Process(stage, "daemon", f"daemon-{namespace}", start)
     port = int(start.settings.listen.rpartition(":")[2])
     try:
-        wait_until(lambda: daemon.alive() and _answers(port), "the daemon to be ready", START_WITHIN)
+        wait_until(lambda: daemon.alive() and _answers(port), "the daemon to be ready", within)
     except BaseException:
         daemon.stop()
         raise
