@@ -42,7 +42,12 @@ COMMIT_SECONDS = spans("archive_commit", "Time that one such transaction took.",
 EVENTS = own("archive_events_total", "counter", "Entries of event streams that were archived.", _QUEUE)
 ERRORS = own("archive_errors_total", "counter", "Times that the archive could not be read or written.")
 UP = own("archive_up", "gauge", "1 when the last thing asked of the archive was done, 0 when it failed.")
-BYTES = own("archive_bytes", "gauge", "What the archive takes in its database, as last measured.", unit="bytes")
+BYTES = own(
+    "archive_events_bytes",
+    "gauge",
+    "What the archived events of this namespace come to; archive.max_size bounds those of all namespaces.",
+    unit="bytes",
+)
 
 DETECTIONS = own(
     "loss_detections_total",

@@ -46,7 +46,7 @@ class ArchiveInstruments:
         self.events = make.counter(archive.EVENTS)
         self.errors = make.counter(archive.ERRORS)
         self.up = make.gauge(archive.UP)
-        self.bytes = make.gauge(archive.BYTES)
+        self.events_bytes = make.gauge(archive.BYTES)
         self.detections = make.counter(archive.DETECTIONS)
         self.unresolved = make.gauge(archive.UNRESOLVED)
         self.rebuilds = make.counter(archive.REBUILDS)

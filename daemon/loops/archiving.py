@@ -24,7 +24,8 @@ from reclaimd.streams.redis_log import AsyncClient
 if TYPE_CHECKING:
     from reclaimd.daemon.archive.store import Store
 
-NAME: Final = "archive"
+BEAT: Final = "archive_beat"
+STATE: Final = "archive"
 RETENTION: Final = "archive_retention"
 OPEN_SECONDS: Final = 5.0
 FIRST_PAUSE: Final = 0.2
@@ -53,7 +54,7 @@ class Archiving:
         self.members: dict[str, Archiver] = {}
         self.me = my_name(secrets.token_hex(4))
         self.claims = Claims()
-        self.loop = Loop(NAME, "", self.step, context, stall_after=FOREVER)
+        self.loop = Loop(BEAT, "", self.step, context, stall_after=FOREVER)
         self._retention = Loop(RETENTION, "", self._retain, context, stall_after=FOREVER)
         self._context = context
         self._metrics = context.instruments.archive
@@ -121,6 +122,23 @@ class Archiving:
         if self.enabled:
             tasks.start_soon(self.loop.run)
             tasks.start_soon(self._retention.run)
+            tasks.start_soon(self._look_after_outages)
+
+    def look_now(self, queue: str) -> None:
+        """Something is odd about this queue's data."""
+        archiver = self.members.get(queue)
+        if archiver is not None:
+            archiver.loop.alarm.ring_within(0.0)
+
+    async def _look_after_outages(self) -> None:
+        """A server that was away may come back with other data."""
+        connectivity = self._context.connectivity
+        while True:
+            await connectivity.until_down()
+            await connectivity.until_up()
+            for queue in list(self.members):
+                self.look_now(queue)
+            await anyio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         """Close the archive."""
@@ -180,12 +198,12 @@ class Archiving:
     def _report(self) -> None:
         health = self._context.health
         if not self._failing:
-            health.forget("archive_state")
+            health.forget(STATE)
             return
-        health.expect("archive_state", stall_after=FOREVER)
+        health.expect(STATE, stall_after=FOREVER)
         queues = [queue for queue in self._failing if queue]
         where = f", {len(queues)} queues" if len(queues) > 1 else f", queue {queues[0]}" if queues else ""
-        health.failed("archive_state", "", f"archive behind{where}: {next(iter(self._failing.values()))}")
+        health.failed(STATE, "", f"archive behind{where}: {next(iter(self._failing.values()))}")
 
     async def step(self) -> float:
         """Show that this daemon lives, and see to the registry. Returns the seconds until the next time."""
@@ -214,6 +232,7 @@ class Archiving:
         key = queues_key(settings.namespace)
         rows = await store.partitions(settings.namespace)
         known = {row.queue for row in rows if row.epoch_id}
+        self._metrics.events_bytes.set(sum(row.events_bytes for row in rows))
         there = await self._context.links.use(lambda client: client.smembers(key))
         forgotten = sorted(known - {name.decode() if isinstance(name, bytes) else name for name in there})
 

@@ -165,6 +165,7 @@ class Fleet:
             member.look_now()
 
     def _data_replaced(self, partition: Partition) -> None:
+        self.archiving.look_now(partition.queue)
         if self.events is not None:
             self.events.restart(partition)
         if self.scheduler is not None:
