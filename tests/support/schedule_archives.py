@@ -1,11 +1,11 @@
 """Archivers of schedules for tests, each with an archive in a file, and stepped by hand."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,17 +14,20 @@ from reclaimd.daemon.archive.restoring_schedules import fold_of
 from reclaimd.daemon.archive.store import Store, open_store
 from reclaimd.daemon.connectivity import Connectivity
 from reclaimd.daemon.health import Health
-from reclaimd.daemon.links import Links
+from reclaimd.daemon.links import Ask, Links
 from reclaimd.daemon.loops.ownership import Claims
 from reclaimd.daemon.loops.schedule_archiver import ScheduleArchiver
 from reclaimd.daemon.loops.scheduler import Scheduler
 from reclaimd.daemon.loops.shell import Context
 from reclaimd.metrics.instruments import new_registry
+from reclaimd.streams.errors import RedisUnreachable
 from reclaimd.streams.redis_log import connect
 from reclaimd.streams.schedules.fold import START, Schedules
 from reclaimd.streams.schedules.log import Loaded, ScheduleLog
 from support.daemons import NAMESPACE, settings_for
 from support.servers import Server
+
+T = TypeVar("T")
 
 
 class Shared:
@@ -47,6 +50,32 @@ class Shared:
         pass
 
 
+class BreakingLinks(Links):
+    """Links that fail once, as if the process had died there: at the call with the number `at`, before or after it."""
+
+    def __init__(self, server: Server, connectivity: Connectivity) -> None:
+        super().__init__(server.url, connectivity)
+        self.calls = 0
+        self.at: int | None = None
+        self.after = False
+        self.between: Callable[[], Awaitable[None]] | None = None
+
+    async def use(self, ask: Ask[T]) -> T:
+        """Ask, or fail."""
+        number, self.calls = self.calls, self.calls + 1
+        breaks = number == self.at
+        if self.between is not None:
+            between, self.between = self.between, None
+            await between()
+            self.between = between
+        if breaks and not self.after:
+            raise RedisUnreachable("redis://nowhere", "broken by the test")
+        answer = await super().use(ask)
+        if breaks:
+            raise RedisUnreachable("redis://nowhere", "broken by the test")
+        return answer
+
+
 @dataclass
 class Archived:
     """An archive and its daemon on one server. `links`: the daemon's, which a test may break."""
@@ -54,7 +83,7 @@ class Archived:
     store: Store
     archiver: ScheduleArchiver
     scheduler: Scheduler
-    links: Links
+    links: BreakingLinks
     server: Server
 
     async def steps(self, until: Callable[[], bool] = lambda: False, most: int = 60) -> None:
@@ -75,16 +104,14 @@ class Archived:
 
 
 @asynccontextmanager
-async def archived(
-    server: Server, folder: Path, me: str = "one", rebuild: str = "auto"
-) -> AsyncIterator[Archived]:
+async def archived(server: Server, folder: Path, me: str = "one", rebuild: str = "auto") -> AsyncIterator[Archived]:
     """An archive in `folder`; daemons with the same folder share it."""
     url = f"sqlite:///{folder / 'archive.db'}"
     settings = settings_for(server)
     archive = msgspec.structs.replace(settings.archive, url=url, rebuild=rebuild)
     settings = msgspec.structs.replace(settings, archive=archive)
     connectivity = Connectivity()
-    links = Links(settings.redis_url, connectivity)
+    links = BreakingLinks(server, connectivity)
     _, instruments = new_registry("0", 1)
     health = Health(monotonic=time.monotonic, wall=time.time)
     context = Context(settings, links, connectivity, health, instruments)
