@@ -72,6 +72,8 @@ def _wanted_queued(event: ev.Event | ev.Unreadable) -> Iterable[str]:
             return (row.schedule for row in waiting)
         case ev.Restored(tasks=restored):
             return (_schedule_of(row.task_id) for row in restored if row.place == QUEUED)
+        case ev.Dropped(tasks=dropped):
+            return (_schedule_of(row.task_id) for row in dropped if row.place == QUEUED)
     return ()
 
 
@@ -267,6 +269,8 @@ class _Fold:
     def _dropped(self, event: ev.Dropped) -> None:
         """What was buried or superseded the archive knows better, so that its own row stays."""
         for row in event.tasks:
+            if row.place == QUEUED:
+                self._fired.unqueue(_schedule_of(row.task_id), row.task_id)
             if row.why in {"settled", "purged"}:
                 self._ledger.delete((row.task_id, row.entry_id if row.place == DEAD else ""))
             elif row.entry_id:

@@ -76,6 +76,12 @@ class FiredFold:
             self._dropped(row.queued)
             self._rows[schedule] = msgspec.structs.replace(row, queued="")
 
+    def unqueue(self, schedule: str, task_id: str) -> None:
+        """It does not wait any more, whatever becomes of it."""
+        row = self._row(schedule)
+        if row.queued == task_id:
+            self._rows[schedule] = msgspec.structs.replace(row, queued="")
+
     def queue(self, schedule: str, task_id: str) -> None:
         """This one waits: a rebuild put it back."""
         self._rows[schedule] = msgspec.structs.replace(self._row(schedule), queued=task_id)

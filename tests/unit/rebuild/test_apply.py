@@ -182,8 +182,11 @@ def test_what_a_rebuild_dropped_is_gone_unless_the_archive_knows_better() -> Non
         ["b", "dead", "5-0", "purged"],
         ["c", "lane:low", "4-0", "superseded"],
         ["d", "delayed", "", "buried"],
+        ["s:1-0:7", "queued", "", "superseded"],
     )
-    found = fold(dropped)
+    assert wanted(batches(Tail(events=told(dropped)))).fired == ("s",)
+    found = fold(dropped, fired={"s": FiredRow(schedule="s", queued="s:1-0:7")})
+    assert found.fired == (FiredRow(schedule="s"),)
     assert found.deletes == (("a", ""), ("b", "5-0"))
     assert found.gone == ((RANKS["lane:low"], sort_of_entry("4-0")),)
 
