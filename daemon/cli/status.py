@@ -9,6 +9,7 @@ from reclaimd.daemon.cli.words import instant, plural, span
 from reclaimd.daemon.inspect.schedules import read_known
 from reclaimd.daemon.inspect.source import Source
 from reclaimd.daemon.inspect.workers import WorkerInfo, read_fleet
+from reclaimd.daemon.loops.archive_state import ArchiveState, archive_state
 from reclaimd.daemon.sources.unmet import unmet_sources
 from reclaimd.daemon.view import PartitionView
 
@@ -24,12 +25,14 @@ def status(flags: Flags) -> int:
     """Print the numbers of every queue."""
 
     async def work(source: Source, out: Output) -> int:
+        settings = flags.settings()
         views = [await source.view(queue) for queue in await source.queues()]
+        archive = await archive_state(settings, source, [view.queue for view in views])
         fleets = [await read_fleet(source, view.queue) for view in views]
         totals = count_workers([worker for fleet in fleets for worker in fleet.workers])
         known = await read_known(source)
         schedules = known.totals
-        warnings = [*known.damage, *await unmet_sources(known, flags.settings().sources)]
+        warnings = [*known.damage, *await unmet_sources(known, settings.sources), *_warnings(archive)]
         if out.json:
             out.document(
                 {
@@ -37,6 +40,7 @@ def status(flags: Flags) -> int:
                     "workers": totals,
                     "schedules": schedules,
                     "repeatable": schedules.enabled,
+                    "archive": archive,
                     "warnings": warnings,
                 }
             )
@@ -48,11 +52,21 @@ def status(flags: Flags) -> int:
         out.line(f"Workers: {totals.live} live, {totals.dead} dead.")
         counts = f"{schedules.enabled} enabled, {schedules.paused} paused, {plural(schedules.problems, 'problem')}"
         out.line(f"Schedules: {counts}{': see schedules list --problems' if schedules.problems else ''}.")
+        if archive is not None:
+            lag = "" if archive.lag_seconds is None else f", {archive.lag_seconds:g} s behind"
+            out.line(f"Archive: {archive.state}{lag} ({archive.url}).")
         for warning in warnings:
             out.note(f"warning: {warning}")
         return DONE
 
     return run(flags, work)
+
+
+def _warnings(archive: ArchiveState | None) -> list[str]:
+    if archive is None:
+        return []
+    found = [f"{queue} is not what the archive knows ({why})" for queue, why in archive.queues.items()]
+    return [*([archive.problem] if archive.problem else []), *found]
 
 
 def count_workers(workers: list[WorkerInfo]) -> WorkerTotals:

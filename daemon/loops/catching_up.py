@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 from reclaimd.daemon.links import Links
 from reclaimd.daemon.loops import tailing
@@ -12,10 +12,12 @@ from reclaimd.daemon.rebuild.values import Changes, PartitionRow, Verdict, mark_
 from reclaimd.streams import archive_scripts
 from reclaimd.streams.archive_scripts import Expected, Facts, adopt
 from reclaimd.streams.keys import Partition
+from reclaimd.streams.scripts import Call
 
 if TYPE_CHECKING:
     from reclaimd.daemon.archive.store import Store
 
+T = TypeVar("T")
 WHOLE: Final = "whole"
 """In the positions, once what no stream tells was read too."""
 
@@ -28,7 +30,15 @@ class Look(NamedTuple):
     row: PartitionRow | None
 
 
-async def look(store: "Store", links: Links, partition: Partition) -> Look:
+class Sends(Protocol):
+    """`Links` of a daemon, or `Source` of a command."""
+
+    async def send(self, call: Call[T]) -> T:
+        """Run a script."""
+        ...
+
+
+async def look(store: "Store", links: Sends, partition: Partition) -> Look:
     """Whether Redis still has what the archive knows. Changes nothing."""
     row = await store.partition(partition)
     known = row or PartitionRow(namespace=partition.namespace, queue=partition.queue)

@@ -21,6 +21,7 @@ from support.archives import (
     wait_same,
     with_archive,
 )
+from support.cli import Done, reclaimd
 from support.daemons import Daemon, in_loop, queue_on, running
 from support.postgres import Postgres
 from support.servers import Server
@@ -78,6 +79,32 @@ async def test_it_follows_a_life_of_tasks(server: Server, tmp_path: Path) -> Non
         await wait_sample(daemon, 0, "reclaimd_archive_lag_seconds", queue="mail")
         await wait_sample(daemon, 0, "reclaimd_archive_behind_events", queue="mail")
         assert (await daemon.get("/readyz"))[0] == 200
+
+
+@pytest.mark.flavours("valkey")
+@in_loop
+async def test_status_tells_how_the_archive_is(server: Server, tmp_path: Path) -> None:
+    url = in_file(tmp_path)
+    env = {"RECLAIMD_REDIS_URL": server.url, "RECLAIMD_NAMESPACE": "t", "RECLAIMD_ARCHIVE_URL": url}
+
+    async def status(*flags: str) -> Done:
+        return await asyncio.to_thread(reclaimd, "status", *flags, env=env)
+
+    async with queue_on(server) as queue:
+        queue.enqueue(3)
+        assert (await status("--json")).json["archive"]["state"] == "unreachable"
+        assert not (tmp_path / "archive.db").exists()
+        async with running(with_archive(server, url)):
+            await wait_same(url, queue)
+            found = await status("--json")
+            assert found.json["archive"] == {
+                "state": "healthy", "lag_seconds": 0.0, "url": url, "queues": {}, "problem": ""
+            }  # fmt: skip
+        queue.raw("HDEL", queue.partition.key("epoch"), "mark", "mark_before")
+        found = await status("--json")
+        assert found.json["archive"]["state"] == "rolled_back"
+        assert "mail is not what the archive knows (rolled_back: mark none in Redis" in found.json["warnings"][0]
+        assert f"Archive: rolled_back, 0 s behind ({url})." in (await status()).out
 
 
 @pytest.mark.flavours("valkey")

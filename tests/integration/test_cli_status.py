@@ -71,6 +71,7 @@ def test_status_of_nothing(server: Server) -> None:
         "workers": {"live": 0, "dead": 0},
         "schedules": {"enabled": 0, "paused": 0, "problems": 0},
         "repeatable": 0,
+        "archive": None,
         "warnings": [],
     }
     assert scene.run("status").out.startswith("No queues yet.")
