@@ -139,9 +139,6 @@ class _Fold:
         self._bodies = bodies
         self._ledger = Ledger()
         self._gone: dict[tuple[int, str], None] = {}
-        self._letters = {entry.entry_id: letter_row(entry) for entry in tail.entries.get(DEAD, ())}
-        self._streams = [stream_row(name, entry) for name in STREAMS for entry in tail.entries.get(name, ())]
-        self._open = {row.task_id for row in self._streams}
         self._queued_now = {name: stored_task(envelope) for name, envelope in bodies.queued.items()}
         self._fired = FiredFold(fired, self._queued_now, self._end)
         self._folds: dict[type, Callable[[Any], None]] = {
@@ -170,8 +167,11 @@ class _Fold:
     def finish(self) -> Changes:
         """Entries last: they are there, whatever events said before."""
         tail = self._tail
-        for row in (*self._letters.values(), *self._streams):
-            self._ledger.put(row)
+        for entry in tail.entries.get(DEAD, ()):
+            self._ledger.put(letter_row(entry))
+        for name in STREAMS:
+            for entry in tail.entries.get(name, ()):
+                self._ledger.put(stream_row(name, entry))
         return Changes(
             events=tail.events,
             carried=self._ledger.carried(),
@@ -217,10 +217,7 @@ class _Fold:
             schedule = _unreadable_queued(row.task_id)
             if schedule:
                 self._fired.forget_queued(schedule)
-            if row.entry_id in self._letters:
-                self._end(row.task_id)
-            else:
-                self._ledger.carry((row.task_id, ""), DEAD, row.entry_id)
+            self._ledger.carry((row.task_id, ""), DEAD, row.entry_id)
             if row.task_id.startswith(FOREIGN):
                 self._bury_foreign(row.task_id)
 
@@ -234,10 +231,7 @@ class _Fold:
 
     def _redriven(self, event: ev.Redriven) -> None:
         for row in event.tasks:
-            if row.task_id in self._open:
-                self._ledger.delete((row.task_id, row.old_entry_id))
-            else:
-                self._ledger.carry((row.task_id, row.old_entry_id), f"lane:{row.lane}", row.entry_id)
+            self._ledger.carry((row.task_id, row.old_entry_id), f"lane:{row.lane}", row.entry_id)
 
     def _purged(self, event: ev.Purged) -> None:
         for row in event.tasks:
@@ -261,8 +255,6 @@ class _Fold:
                 schedule = _schedule_of(row.task_id)
                 self._fired.queue(schedule, row.task_id)
                 self._queue(schedule, row.task_id)
-            elif row.place == DEAD and row.entry_id in self._letters:
-                self._ledger.delete((row.task_id, row.old_entry_id))
             elif row.place == DEAD:
                 self._ledger.carry((row.task_id, row.old_entry_id), DEAD, row.entry_id)
 

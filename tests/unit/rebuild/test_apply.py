@@ -156,6 +156,16 @@ def test_letters_that_retention_trimmed_are_forgotten() -> None:
     assert fold(drained=True).dead_from == ""
 
 
+def test_what_is_queued_by_now_is_not_taken_for_what_was_queued_then() -> None:
+    waits = event("OccurrenceQueued", ["s", "1-0", 7, "s:1-0:7", 0])
+    assert wanted(batches(Tail(events=told(waits)))) == Wanted(queued=("s",), fired=("s",))
+    then, later = (envelopes.pack(fields(task, schedule="s")) for task in ("s:1-0:7", "s:1-0:9"))
+    found = fold(waits, bodies=Bodies(queued={"s": then}))
+    assert [(row.task_id, row.place, row.schedule) for row in found.upserts] == [("s:1-0:7", "queued", "s")]
+    assert fold(waits, bodies=Bodies(queued={"s": later})).upserts == ()
+    assert [row.queued for row in fold(waits).fired] == ["s:1-0:7"]
+
+
 def test_what_a_rebuild_restored_is_where_it_says() -> None:
     restored = event(
         "Restored",
