@@ -80,7 +80,7 @@ def test_what_is_queued_now_was_queued_even_if_the_row_was_read_later() -> None:
 
 
 def test_kinds_of_one_call_come_in_any_order() -> None:
-    batch = (made(7), skipped(7, 9), waits(11), made(2, "10-0"))
+    batch: tuple[ev.Event, ...] = (made(7), skipped(7, 9), waits(11), made(2, "10-0"))
     for order in permutations(batch):
         assert Told(OPEN, order).row == row(generation="10-0", last=2, count=1, open="s:1-0:7", queued="s:1-0:11")
 
