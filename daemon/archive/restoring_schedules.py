@@ -19,14 +19,29 @@ from reclaimd.daemon.archive.records import schedules_of
 from reclaimd.daemon.archive.scanning import Redis
 from reclaimd.daemon.archive.schedule_records import ScheduleEntry, ScheduleRecords
 from reclaimd.daemon.archive.store import Store
-from reclaimd.daemon.rebuild.schedules import FROM_START, Judged, after, last_known, mark_after
+from reclaimd.daemon.rebuild.schedules import (
+    FROM_START,
+    Judged,
+    after,
+    last_known,
+    mark_after,
+    new_mark,
+    schedules_verdict,
+)
 from reclaimd.daemon.rebuild.values import FiredRow, PartitionRow, Report, Verdict
 from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.ids import EntryID
 from reclaimd.streams.keys import Partition, schedule_events_key
 from reclaimd.streams.redis_log import AsyncClient
 from reclaimd.streams.schedules import snapshot
-from reclaimd.streams.schedules.archive_scripts import Facts, event_of, schedules_finish, schedules_freeze
+from reclaimd.streams.schedules.archive_scripts import (
+    Facts,
+    event_of,
+    schedules_adopt,
+    schedules_finish,
+    schedules_freeze,
+    schedules_tail,
+)
 from reclaimd.streams.schedules.fold import START, Schedules, apply, revive
 from reclaimd.streams.schedules.log import PAGE, ScheduleLog, Unfinished
 
@@ -80,6 +95,39 @@ def as_entries(state: Schedules) -> list[snapshot.Fields]:
     return [snapshot.header(state), *snapshot.rest(state, str(state.position))]
 
 
+async def look_at_schedules(store: Store, redis: Redis, namespace: str) -> tuple[Verdict, Facts]:
+    """What became of them, as the archive and Redis say now. Changes nothing."""
+    row = await store.partition(schedules_of(namespace))
+    mark = "" if row is None else row.mark
+    tail = await redis.send(schedules_tail(namespace, store.archive_id, mark, "", FROM_START, most=0))
+    return schedules_verdict(row, tail.facts, store.archive_id), tail.facts
+
+
+async def adopt_schedules(store: Store, redis: Redis, namespace: str, me: str, facts: Facts, nonce: str) -> bool:
+    """Take Redis as it is: the archive forgets what it had and reads everything anew. `me`: who owns the row.
+
+    `facts`: as they were looked at; False when they have changed since, and nothing was done.
+    """
+    row = await store.partition(schedules_of(namespace))
+    mark = new_mark(nonce, facts.mark, "" if row is None else mark_after(row))
+    accept = facts.state not in {"ok", "absent"}
+    if await redis.send(schedules_adopt(namespace, store.archive_id, facts.mark, mark, accept=accept)) != "ok":
+        return False
+
+    async def read_all(client: AsyncClient) -> tuple[Schedules, list[tuple[str, bytes]]]:
+        schedules = ScheduleLog(client, namespace)
+        state = (await schedules.load()).state
+        return state, await schedules.kept(state.position)
+
+    state, events = await redis.use(read_all)
+    records, position = store.schedules, str(state.position)
+    # The mark comes last: without one the archive knows that it has not read everything.
+    await records.reset(namespace, me, "adopted", "")
+    await records.keep_snapshot(namespace, me, position, as_entries(state))
+    await records.append(namespace, me, [ScheduleEntry(entry_id, e) for entry_id, e in events], position, mark)
+    return True
+
+
 async def freeze_schedules(
     store: Store,
     redis: Redis,
@@ -115,6 +163,8 @@ async def freeze_schedules(
 
 async def position_of(store: Store, namespace: str, row: PartitionRow) -> str:
     """The last event that the archive has; a rebuild forgets where it was."""
+    if not row.mark:
+        return FROM_START
     return row.positions.get("events") or str((await fold_of(store, namespace)).position)
 
 

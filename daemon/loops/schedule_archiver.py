@@ -20,8 +20,7 @@ from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.keys import Partition
 from reclaimd.streams.logs import get_logger
 from reclaimd.streams.redis_log import AsyncClient
-from reclaimd.streams.schedules.archive_scripts import Facts, ScheduleTail, schedules_adopt, schedules_tail
-from reclaimd.streams.schedules.log import Loaded, ScheduleLog
+from reclaimd.streams.schedules.archive_scripts import Facts, ScheduleTail, schedules_tail
 
 if TYPE_CHECKING:
     from reclaimd.daemon.archive.store import Store
@@ -130,7 +129,7 @@ class ScheduleArchiver:
         verdict = schedules_verdict(row, tail.facts, store.archive_id)
         self._note(verdict)
         self._doubt(f"the schedules are {verdict.kind}: {verdict.reason}")
-        return await self._mend(store, row, verdict, tail.facts) if self._owner else WATCH
+        return await self._mend(store, verdict, tail.facts) if self._owner else WATCH
 
     def _seems_whole(self, store: "Store", row: PartitionRow, facts: Facts) -> bool:
         """Whoever does not archive reads the archive and Redis at two instants, and marks move on in between."""
@@ -138,16 +137,26 @@ class ScheduleArchiver:
         return not self._owner and ours and mark_number(facts.mark) >= mark_number(row.mark) > 0
 
     async def _tail(self, store: "Store", row: PartitionRow | None) -> tuple[ScheduleTail, str]:
-        from reclaimd.daemon.archive.restoring_schedules import position_of
-
         mark = "" if row is None else row.mark
-        position = FROM_START if row is None else await position_of(store, self._namespace, row)
+        position = FROM_START if row is None else await self._position(store, row)
         if not self._owner:
             call = schedules_tail(self._namespace, store.archive_id, mark, "", position, most=0)
             return await self._context.links.send(call), ""
         following = new_mark(secrets.token_hex(4), mark)
         call = schedules_tail(self._namespace, store.archive_id, mark, following, position)
         return await self._context.links.send(call), following
+
+    async def _position(self, store: "Store", row: PartitionRow) -> str:
+        from reclaimd.daemon.archive.restoring_schedules import position_of
+
+        if "events" in row.positions or not row.mark:
+            return row.positions.get("events", FROM_START)
+        # A rebuild forgets it, and the archive must be folded to find it again.
+        position = await position_of(store, self._namespace, row)
+        if self._owner:
+            await store.schedules.append(self._namespace, self._archive.me, [], position)
+            self._row = msgspec.structs.replace(row, positions={"events": position})
+        return position
 
     async def _keep(self, store: "Store", row: PartitionRow, tail: ScheduleTail, following: str) -> float:
         """Both agree: archive what is new."""
@@ -187,9 +196,9 @@ class ScheduleArchiver:
         await store.schedules.keep_snapshot(self._namespace, self._archive.me, covers, as_entries(state))
         self._folded = 0
 
-    async def _mend(self, store: "Store", row: PartitionRow | None, verdict: Verdict, facts: Facts) -> float:
+    async def _mend(self, store: "Store", verdict: Verdict, facts: Facts) -> float:
         if verdict.kind in {"new", "archive_behind"}:
-            return await self._adopt(store, row, facts)
+            return await self._adopt(store, facts)
         if verdict.kind == "foreign":
             raise ForeignSchedules(self._namespace, facts.archive_id)
         self._metrics.unresolved.labels(LABEL).set(1)
@@ -255,31 +264,16 @@ class ScheduleArchiver:
                 return False
         return True
 
-    async def _adopt(self, store: "Store", row: PartitionRow | None, facts: Facts) -> float:
+    async def _adopt(self, store: "Store", facts: Facts) -> float:
         """Read everything that Redis has, and archive from there on."""
-        from reclaimd.daemon.archive.restoring_schedules import as_entries
-        from reclaimd.daemon.archive.schedule_records import ScheduleEntry
+        from reclaimd.daemon.archive.restoring_schedules import adopt_schedules
 
-        mark = new_mark(secrets.token_hex(4), facts.mark, "" if row is None else row.mark)
-        accept = facts.state not in {"ok", "absent"}
-        call = schedules_adopt(self._namespace, store.archive_id, facts.mark, mark, accept=accept)
-        if await self._context.links.send(call) != "ok":
+        links, me = self._context.links, self._archive.me
+        if not await adopt_schedules(store, links, self._namespace, me, facts, secrets.token_hex(4)):
             return SOON
-        loaded, events = await self._context.links.use(self._read_all)
-        records, me, position = store.schedules, self._archive.me, str(loaded.position)
-        # The mark comes last: without one the archive knows that it has not read everything.
-        await records.reset(self._namespace, me, "adopted", "")
-        await records.keep_snapshot(self._namespace, me, position, as_entries(loaded.state))
-        kept = [ScheduleEntry(entry_id, e) for entry_id, e in events]
-        await records.append(self._namespace, me, kept, position, mark)
         self._folded = 0
-        log.info("schedules are archived from now on", schedules=len(loaded.state.rows), position=position)
+        log.info("schedules are archived from now on")
         return 0.0
-
-    async def _read_all(self, client: AsyncClient) -> tuple[Loaded, list[tuple[str, bytes]]]:
-        schedules = ScheduleLog(client, self._namespace)
-        loaded = await schedules.load()
-        return loaded, await schedules.kept(loaded.position)
 
     async def _owned(self, store: "Store") -> PartitionRow | None:
         """The archive's row, and in `_owner` whether we write it."""
