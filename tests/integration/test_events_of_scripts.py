@@ -9,10 +9,11 @@ from reclaimd.daemon.view import PartitionView, decode_view
 from reclaimd.metrics.collector import ViewCollector
 from reclaimd.metrics.from_events import EventObserver
 from reclaimd.metrics.instruments import new_registry
+from reclaimd.streams import archive_scripts as arc
 from reclaimd.streams import codec, scripts
 from reclaimd.streams import events as ev
 from reclaimd.streams.keys import Partition
-from reclaimd.streams.occurrence_scripts import FireRow, fire
+from reclaimd.streams.occurrence_scripts import FireRow, fire, retire
 from support.servers import Server
 
 T = TypeVar("T")
@@ -104,18 +105,41 @@ def fire_all_kinds(run: Run) -> None:
         run(fire(MAIL, [row], seen_at=at, now=at))
 
 
+def end_schedule(run: Run) -> None:
+    """It is retired, and then its open task ends."""
+    run.now += 2
+    assert run(retire(MAIL, [("s", "2-0")], now=run.now)).status == "ok"
+    token = run.join("x", "b1")
+    [task] = [d for d in run.turn("x", token, 20).deliveries if d.schedule]
+    run.turn("x", token, settlements=[codec.settle(task, "succeeded", run_ms=1, name="fired")])
+
+
+def rebuild(run: Run) -> None:
+    """One task comes back from an archive, and is taken away again."""
+    ids: Any = {"archive_id": "a", "seen_epoch_id": "e1", "new_epoch_id": "e2"}
+    assert run(arc.adopt(MAIL, **ids, mark="1:0", events_cap=1_000, now=run.now)).status == "ok"
+    assert run(arc.freeze(MAIL, **ids, seen_mark="1:0", rebuild_id="r", state="rebuilding", now=run.now)).status == "ok"
+    fields = ["task", "lost", "at", "1", "lane", "low", "max", "5", "body", "{}"]
+    task = arc.RestoreTask("lost", "recovered:low", fields)
+    assert run(arc.restore_tasks(MAIL, "r", ("", "1"), [task], now=run.now)).restored == 1
+    entry = run.client.xrevrange(MAIL.key("recovered:low"), count=1)[0][0].decode()
+    row = arc.DropRow("recovered:low", entry, "lost", "", "", "settled")
+    assert run(arc.drop(MAIL, "r", [row], now=run.now)).dropped == 1
+
+
 def test_every_event_that_the_scripts_write_is_read(run: Run) -> None:
     live_through_everything(run)
     fire_all_kinds(run)
-    run.now += 2
+    end_schedule(run)
+    rebuild(run)
     events = [event for batch in run.batches() for event in batch.events]
     assert [event for event in events if isinstance(event, ev.Unreadable)] == []
     assert {type(event) for event in events} == set(ev.Event.__args__)
     assert all(NOON <= batch.at <= run.now for batch in run.batches())
     settled = [event for event in events if isinstance(event, ev.Settled)]
-    assert [event.tasks for event in settled] == [(ev.SettledRow("good", 12, "send"),)]
+    assert [row.name for event in settled for row in event.tasks] == ["send", "fired"]
     joined = [event for event in events if isinstance(event, ev.WorkerJoined)]
-    assert [event.evidence for event in joined] == [{"host": "h", "pid": 7, "lock": "1:2"}]
+    assert [event.evidence for event in joined] == [{"host": "h", "pid": 7, "lock": "1:2"}] * 2
     assert all(event.late_ms >= 0 for event in events if isinstance(event, ev.Moved | ev.WorkerFenced))
 
 

@@ -31,8 +31,10 @@ def scene(server: Server) -> Iterator[Scene]:
 
 
 def adopt(scene: Scene) -> None:
-    ids = {"archive_id": OURS, "seen_epoch_id": "e1", "new_epoch_id": "e9"}
-    assert scene(arc.adopt(scene.partition, **ids, mark=MARK, events_cap=1_000)).status == "ok"
+    call = arc.adopt(
+        scene.partition, archive_id=OURS, seen_epoch_id="e1", new_epoch_id="e9", mark=MARK, events_cap=1_000
+    )
+    assert scene(call).status == "ok"
 
 
 def freeze(scene: Scene, state: str = "lost") -> None:

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from property.lab import LEASE, Lab, verdict
+from reclaimd.streams import archive_scripts as arc
 from reclaimd.streams import scripts
 from reclaimd.streams.errors import LayoutMismatch
 from reclaimd.streams.occurrence_scripts import retire
@@ -182,6 +183,21 @@ def all_calls(lab: Lab, token: str) -> dict[str, scripts.Call[Any]]:
         "retain": scripts.retain(p, scripts.Limits(1, 1, 1, 1), now=now),
         "fire": lab.fire_call(lab.occurrence(now - 1)),
         "retire": retire(p, [("s", "2-0")], now=now),
+        **archive_calls(lab),
+    }
+
+
+def archive_calls(lab: Lab) -> dict[str, scripts.Call[Any]]:
+    p, now = lab.partition, lab.now
+    seen: Any = {"archive_id": "a", "seen_epoch_id": "e", "new_epoch_id": "e2"}
+    known = arc.Expected("a", "e", "1:0", "2:0")
+    return {
+        "adopt": arc.adopt(p, **seen, mark="1:0", events_cap=1_000, now=now),
+        "tail": arc.tail(p, known, arc.Positions(), now=now),
+        "freeze": arc.freeze(p, **seen, seen_mark="", rebuild_id="r", state="lost", now=now),
+        "restore": arc.restore_seen(p, "r", ("", "1"), ["t"], now=now),
+        "drop": arc.drop(p, "r", [], now=now),
+        "finish": arc.finish(p, "r", cursor="", mark="1:0", events_cap=1_000, now=now),
     }
 
 

@@ -1,6 +1,7 @@
 """A partition that lost data: `freeze`, and what all other scripts do meanwhile."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -88,7 +89,8 @@ def test_nothing_runs_or_moves_while_it_is_frozen(lab: Archived, state: str) -> 
     assert lab.send(lab.join_call("new", "f" * 16)) == ("state", "", "", 0, state)
     assert lab.reclaim(unknown=True) == (0, False, 0, state)
     assert lab.send(scripts.promote(lab.partition, now=lab.now)) == (0, None, False, state)
-    for call in (scripts.redrive(lab.partition, ["1-0"]), scripts.purge(lab.partition, ["1-0"])):
+    calls: list[scripts.Call[Any]] = [scripts.redrive(lab.partition, ["1-0"]), scripts.purge(lab.partition, ["1-0"])]
+    for call in calls:
         with pytest.raises(redis.ResponseError, match=f"RECLAIMD_STATE .* {state}"):
             lab.send(call)
     reply = lab.send(lab.fire_call(lab.occurrence(NOON)))

@@ -65,10 +65,13 @@ class Archived(Lab):
 
     def freeze(self, rebuild: str = "r1", state: Any = "rebuilding", **seen: str) -> arc.Frozen:
         facts = self.facts()
-        plain = {"archive_id": OURS, "seen_epoch_id": facts.epoch_id, "seen_mark": facts.mark, "new_epoch_id": "e2"}
-        return self.send(
-            arc.freeze(self.partition, **plain | seen, rebuild_id=rebuild, state=state, now=self.now)  # type: ignore[arg-type]
-        )
+        plain: dict[str, Any] = {
+            "archive_id": OURS,
+            "seen_epoch_id": facts.epoch_id,
+            "seen_mark": facts.mark,
+            "new_epoch_id": "e2",
+        }
+        return self.send(arc.freeze(self.partition, **plain | seen, rebuild_id=rebuild, state=state, now=self.now))
 
     def restore(self, *tasks: arc.RestoreTask, at: str = "", to: str = "", rebuild: str = "r1") -> arc.Restored:
         return self.send(arc.restore_tasks(self.partition, rebuild, (at, to), tasks, now=self.now))
