@@ -183,7 +183,7 @@ def test_each_lost_key_is_told_also_when_traffic_has_made_it_anew(lab: Archived)
     lab.adopt()
     lab.send(scripts.pause(lab.partition, True, now=lab.now))
     for name in GUARDED:
-        kept = lab.client.dump(lab.key(name))
+        kept = lab.client.dump(lab.key(name)) or b""
         lab.do("DEL", lab.key(name))
         for task, options in (("a", {"lane": "low"}), ("b", {"unique": "u"}), ("c", {"delay_ms": 9})):
             lab.enqueue(f"{task}-{name.replace(':', '.')}", **options)
