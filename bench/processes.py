@@ -19,7 +19,7 @@ from start import Start
 from reclaimd.daemon.view import PartitionView, decode_view
 from reclaimd.streams import redis_log, scripts
 from reclaimd.streams.keys import Partition
-from reclaimd.streams.settings import DaemonSettings, Settings, WorkerSettings
+from reclaimd.streams.settings import ArchiveSettings, DaemonSettings, Settings, WorkerSettings
 from support.servers import free_port
 from support.waiting import wait_until
 
@@ -106,9 +106,9 @@ def start_worker(
     return Process(stage, "worker", worker, start)
 
 
-def start_daemon(stage: Stage, namespace: str, within: float = START_WITHIN) -> Process:
-    """A daemon; waits until it answers that it is ready, `within` seconds at most."""
-    start = Start(settings(stage, namespace))
+def start_daemon(stage: Stage, namespace: str, within: float = START_WITHIN, *, archive: str | None = None) -> Process:
+    """A daemon; waits until it answers that it is ready, `within` seconds at most. `archive`: URL of one."""
+    start = Start(msgspec.structs.replace(settings(stage, namespace), archive=ArchiveSettings(url=archive)))
     daemon = Process(stage, "daemon", f"daemon-{namespace}", start)
     port = int(start.settings.listen.rpartition(":")[2])
     try:

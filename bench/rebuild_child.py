@@ -23,8 +23,8 @@ from reclaimd.daemon.loops.catching_up import catch_up, look
 from reclaimd.daemon.rebuild import envelopes
 from reclaimd.daemon.rebuild.values import RANKS, Changes, TaskRow, sort_of_entry
 from reclaimd.streams import scripts
-from reclaimd.streams.keys import Partition
 from reclaimd.streams.enqueueing import new_task_id
+from reclaimd.streams.keys import Partition
 
 QUEUE = "bench"
 AT_ONCE = 5_000

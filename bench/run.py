@@ -33,6 +33,7 @@ CASES = {
     "g": "g_kills",
     "h": "h_schedules",
     "i": "i_fire",
+    "j": "j_archive",
     "k": "k_rebuild",
 }
 CLIENT_TIMEOUT = 120

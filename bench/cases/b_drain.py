@@ -31,7 +31,8 @@ def measure(stage: Stage) -> list[Figure]:
     return [Figure("b", name, "/s", rates, floors, Aim(15_000))]
 
 
-def _seeded(stage: Stage, count: int) -> Partition:
+def seeded(stage: Stage, count: int) -> Partition:
+    """A queue of so many tasks."""
     partition = stage.partition()
     join(stage, partition, "seed")
     enqueue(stage, partition, count)
@@ -39,7 +40,7 @@ def _seeded(stage: Stage, count: int) -> Partition:
 
 
 def _lua(stage: Stage, count: int) -> float:
-    partition = _seeded(stage, count)
+    partition = seeded(stage, count)
     with stopwatch() as spent:
         done = stage.run_script("floor_drain", [partition.key(LANE)], CONCURRENCY)
     if done != count:
@@ -49,7 +50,7 @@ def _lua(stage: Stage, count: int) -> float:
 
 def _client(stage: Stage, count: int) -> float:
     """What a worker without promises does: two round trips a batch."""
-    stream = _seeded(stage, count).key(LANE)
+    stream = seeded(stage, count).key(LANE)
     # Untyped: the library's unions for stream replies say less than the protocol does.
     client: Any = stage.client
     done = 0
@@ -66,17 +67,17 @@ def _client(stage: Stage, count: int) -> float:
 
 
 def _worker(stage: Stage, count: int) -> float:
-    partition = _seeded(stage, count)
+    partition = seeded(stage, count)
     with ending([start_worker(stage, partition, concurrency=CONCURRENCY)]) as processes:
         wait_until(
             lambda: processes[0].alive() and counters(stage, partition, "succeeded")[0] >= count,
             f"{count:,} tasks to be settled",
             SLOWEST,
         )
-    return _span(stage, partition)
+    return span(stage, partition)
 
 
-def _span(stage: Stage, partition: Partition) -> float:
+def span(stage: Stage, partition: Partition) -> float:
     """Seconds between the first Started and the last Settled."""
     first, last = time.time() * 1000, 0.0
     client: Any = stage.client
