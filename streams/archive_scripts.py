@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
+import msgspec
+
 from reclaimd.streams.keys import STREAMS, Partition
 from reclaimd.streams.lua_source import load_script
 from reclaimd.streams.scripts import Arg, Call
 
 T = TypeVar("T")
+
+_packed = msgspec.msgpack.Encoder()
 
 TAIL_ENTRIES: Final = 500
 TAIL_BYTES: Final = 524_288
@@ -273,10 +277,19 @@ def restore_tasks(
 
     At most RESTORE_ROWS, about RESTORE_BYTES.
     """
-    rows: list[Arg] = []
-    for t in tasks:
-        rows += (t.task_id, t.place, t.due, t.schedule, t.unique, int(t.seen), t.old_entry_id, len(t.fields), *t.fields)
-    return _restore(partition, rebuild_id, step, "tasks", rows, now)
+    return _restore(partition, rebuild_id, step, "tasks", [_packed.encode([_packable(task) for task in tasks])] if tasks else (), now)
+
+
+def _packable(task: RestoreTask) -> tuple[Any, ...]:
+    """Bytes as text of MessagePack, whatever they are: the server's decoder knows no other."""
+    if all(type(field) is str for field in task.fields):
+        return task
+    fields = [field if isinstance(field, str) else _raw_text(field) for field in task.fields]
+    return (task.task_id, task.place, fields, *task[3:])
+
+
+def _raw_text(data: bytes) -> msgspec.Raw:
+    return msgspec.Raw(b"\xdb" + len(data).to_bytes(4, "big") + data)
 
 
 def restore_fired(

@@ -2,7 +2,7 @@
 -- KEYS: epoch clock counters events bell unique dead delayed bodies fired queued seen_even seen_odd accepted control streams
 -- USES: clock seen ids envelope occurrence
 -- ARGV: now, rebuild_id, cursor as it is, cursor afterwards, kind, then
---       tasks: for each task_id, place (a stream after its tag | delayed | dead | queued), due, schedule, unique, 1 if seen, old entry ID, number of fields, fields
+--       tasks: MessagePack, for each [task_id, place (a stream after its tag | delayed | dead | queued), fields (flat), due, schedule, unique, seen, old entry ID]
 --       fired: for each schedule, row
 --       seen:  task IDs
 --       unique: for each unique key, task_id
@@ -36,18 +36,15 @@ end
 
 local READ, DO = {}, {}
 
+-- Arguments of their own would cost client and server more than all the rest of it.
 function READ.tasks()
-  local rows, i = {}, FIRST
-  while i <= #ARGV do
-    local n = tonumber(ARGV[i + 7]) or 0
-    local f = n <= MOST_FIELDS and i + 7 + n <= #ARGV and { unpack(ARGV, i + 8, i + 7 + n) } or {}
-    local row = { task = ARGV[i], place = ARGV[i + 1], due = ARGV[i + 2], schedule = ARGV[i + 3], unique = ARGV[i + 4],
-      seen = ARGV[i + 5] == '1', old = ARGV[i + 6], fields = f }
-    if not is_good_task(row.task, row.place, row.due, row.schedule, row.old, f) then
-      return nil, #rows + 1
+  local rows = ARGV[FIRST] and cmsgpack.unpack(ARGV[FIRST]) or {}
+  for i, r in ipairs(rows) do
+    local due = string.format('%.0f', r[4])
+    if #r[3] > MOST_FIELDS or not is_good_task(r[1], r[2], due, r[5], r[8], r[3]) then
+      return nil, i
     end
-    rows[#rows + 1] = row
-    i = i + 8 + n
+    rows[i] = { task = r[1], place = r[2], due = due, schedule = r[5], unique = r[6], seen = r[7], old = r[8], fields = r[3] }
   end
   return rows
 end
