@@ -1,24 +1,21 @@
 """The stages that bring things back: each goes on from its place in the cursor, and ends at the next stage's."""
 
 import time
-from collections.abc import Collection, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final
 
 import anyio
 import msgspec
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
+from reclaimd.daemon.archive.items import Item, Maker
 from reclaimd.daemon.archive.job import Job, Place
-from reclaimd.daemon.archive.restoring_fired import stay_queued
 from reclaimd.daemon.batches import BatchSize, Pace
-from reclaimd.daemon.rebuild import envelopes
-from reclaimd.daemon.rebuild.plan import restorable
-from reclaimd.daemon.rebuild.values import QUEUED, RANKS, Cursor, TaskRow, Unrestorable, entry_ms
+from reclaimd.daemon.rebuild.values import RANKS, Cursor, entry_ms
 from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams.archive_scripts import (
     RESTORE_BYTES,
     RESTORE_ROWS,
-    RestoreTask,
     restore_facts,
     restore_seen,
     restore_tasks,
@@ -28,18 +25,12 @@ from reclaimd.streams.redis_log import AsyncClient
 SEEN_MS: Final = 600_000
 """Producers may send an ID again for five minutes, and are then told that it is there; the sets hold ten."""
 PAGE: Final = 1_000
+LEAST: Final = 64
+"""So many take the server two milliseconds, however late their reply is read."""
 PAGES_AHEAD: Final = 1
 """Read from the archive while the server works on the one before."""
 
 _batch = msgspec.json.Decoder(list[dict[str, Any]])
-
-
-class Item(NamedTuple):
-    """One archived row. `cursor`: where the rebuild stands behind it; `task`: None when it is not restored."""
-
-    cursor: str
-    task: RestoreTask | None
-    size: int
 
 
 async def restore_ids(job: Job, place: Place) -> Place:
@@ -106,48 +97,14 @@ async def restore_every_task(job: Job, place: Place) -> Place:
 
 
 async def _read_pages(job: Job, after: Cursor | None, pages: ObjectSendStream[list[Item]], stolen: Stolen) -> None:
+    maker = Maker(job, seen_since_ms=_newest_ms(job) - SEEN_MS)
     async with pages:
         while True:
             rows = await job.store.tasks_after(job.partition, after, PAGE)
             if not rows:
                 return
             after = Cursor(rows[-1].rank, rows[-1].sort, rows[-1].task_id)
-            await pages.send(await _items(job, rows, stolen))
-
-
-async def _items(job: Job, rows: Sequence[TaskRow], stolen: Stolen) -> list[Item]:
-    """What waits in the queue of a schedule comes after all that it may wait for, and looks whether that is there."""
-    first = next((number for number, row in enumerate(rows) if row.rank >= RANKS[QUEUED]), len(rows))
-    with stolen.slice():
-        items = [_item(job, row, ()) for row in rows[:first]]
-    waiting = await stay_queued(job, rows[first:])
-    with stolen.slice():
-        return items + [_item(job, row, waiting) for row in rows[first:]]
-
-
-def _item(job: Job, row: TaskRow, waiting: Collection[str]) -> Item:
-    cursor = f"tasks|{row.rank}|{row.sort}|{row.task_id}"
-    if row in job.kept:
-        return Item(cursor, None, 0)
-    found = restorable(
-        row,
-        verdict=job.verdict,
-        now_ms=job.now_ms,
-        seen_since_ms=_newest_ms(job) - SEEN_MS,
-        queued=row.task_id in waiting,
-    )
-    if isinstance(found, Unrestorable):
-        job.tally.leave_out(found.what, found.reason)
-        return Item(cursor, None, 0)
-    job.kept.note(found.task_id, found.place, found.schedule)
-    fields = envelopes.unpack(found.envelope)
-    return Item(
-        cursor,
-        RestoreTask(
-            found.task_id, found.place, fields, found.due, found.schedule, found.unique, found.seen, found.old_entry_id
-        ),
-        len(found.envelope),
-    )
+            await pages.send(await maker.items(rows, stolen))
 
 
 class _Sender:
@@ -159,6 +116,7 @@ class _Sender:
         self._cursor = cursor
         self._behind = cursor
         self._size = BatchSize(RESTORE_ROWS)
+        self._least = min(LEAST, RESTORE_ROWS)
         self._pace = Pace(self.stolen, time.monotonic, lambda: None)
 
     async def send_all(self, pages: ObjectReceiveStream[list[Item]]) -> None:
@@ -172,7 +130,11 @@ class _Sender:
 
     def _end(self, items: Sequence[Item], start: int) -> int:
         size, end = 0, start
-        while end < len(items) and end - start < self._size.size and (end == start or size < RESTORE_BYTES):
+        while (
+            end < len(items)
+            and end - start < max(self._least, self._size.size)
+            and (end == start or size < RESTORE_BYTES)
+        ):
             size += items[end].size
             end += 1
         return end
@@ -231,10 +193,11 @@ async def would_restore(job: Job) -> None:
     """Count what a rebuild would bring back, for a dry run."""
     counts = await job.store.count_tasks(job.partition)
     job.meter.begin("planning", sum(counts.values()))
+    maker = Maker(job, seen_since_ms=_newest_ms(job) - SEEN_MS)
     after: Cursor | None = None
     while rows := await job.store.tasks_after(job.partition, after, PAGE):
         after = Cursor(rows[-1].rank, rows[-1].sort, rows[-1].task_id)
-        items = await _items(job, rows, Stolen())
+        items = await maker.items(rows, Stolen())
         job.tally.restored.update(item.task.place for item in items if item.task is not None)
         job.meter.add(len(rows))
     job.tally.fired_rows = len(await job.store.fired(job.partition))
