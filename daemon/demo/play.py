@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from reclaimd.daemon.demo import restored
 from reclaimd.daemon.demo.cast import LEASE, NAMESPACE, BrokenPromise, DemoStage, Stage, wait_for
 from reclaimd.daemon.demo.report import Report, show_logs, table
 from reclaimd.daemon.demo.tasks import beat, step
@@ -25,6 +26,8 @@ TASKS = 1_000
 BEAT = "beat"
 BEAT_MS = 1_000
 BEATS_AWAY = 2
+MORE_TASKS = 200
+RESTORED_WITHIN = 5.0
 WORKERS = ("worker-a", "worker-b", "worker-c")
 
 
@@ -47,9 +50,11 @@ class Play:
             self._restart_one()
             self._restart_daemon()
             self._drain()
+            self._count()
+            self._lose_everything()
         except (BrokenPromise, ReclaimdError) as error:
             self.report.broken.append(str(error))
-        self._count()
+        self._judge()
         return self.report
 
     def _say(self, text: str) -> None:
@@ -70,6 +75,8 @@ class Play:
         results = app.enqueue_many_sync([step.call(_length(number)) for number in range(TASKS)])
         app.close()
         self._accepted = [result.task_id for result in results if result.status == "ok"]
+        if len(self._accepted) != TASKS:
+            raise BrokenPromise(f"{TASKS - len(self._accepted)} tasks were not accepted")
         self._say(f"enqueue {len(self._accepted)} tasks accepted")
 
     def _kill_one(self) -> None:
@@ -150,30 +157,81 @@ class Play:
         return min((note.at for note in notes if note.pid != pid and note.at > since), default=None)
 
     def _count(self) -> None:
+        """What Redis says, against the diary: before Redis loses its own totals."""
         report, view = self.report, self._stage.view()
-        began = Counter(note.task_id for note in self._stage.notes() if note.what == "began")
-        ended = {note.task_id for note in self._stage.notes() if note.what == "ended"}
-        report.accepted = len(self._accepted)
         # A beat may run twice like any task whose worker dies; it must be enqueued once.
         beats = set(self._stage.beats())
         expected = range(min(beats, default=0), max(beats, default=-1) + 1, BEAT_MS)
         report.beats, report.beats_missing = len(beats), len(set(expected) - beats)
         report.beats_twice = view.counter("occurrences:fired") - len(beats)
         report.settled = view.counter("succeeded") - len(beats)
-        report.run_twice = sum(1 for runs in began.values() if runs > 1)
-        report.lost = len(set(self._accepted) - ended)
         report.fenced_settlements = view.counter("fenced")
-        report.seconds = round(time.monotonic() - self._began, 1)
-        if report.accepted != TASKS:
-            report.broken.append(f"{TASKS - report.accepted} tasks were not accepted")
-        if report.lost:
-            report.broken.append(f"{report.lost} accepted tasks never ran to an end")
-        if report.settled != report.accepted:
-            report.broken.append(f"{report.accepted} tasks accepted, {report.settled} settlements counted")
+        if report.settled != len(self._accepted):
+            report.broken.append(f"{len(self._accepted)} tasks accepted, {report.settled} settlements counted")
         if report.beats_missing or report.beats_twice:
             report.broken.append(f"{report.beats_missing} beats are missing, {report.beats_twice} were enqueued twice")
-        if view.dead:
-            report.broken.append(f"{view.dead} tasks were given up")
+
+    def _lose_everything(self) -> None:
+        """FLUSHALL, while everything runs: the daemon finds out and rebuilds Redis from its archive."""
+        stage, report = self._stage, self.report
+        more = self._accept_more()
+        restored.wait_archived(stage)
+        wait_for("work under way", lambda: more & self._ended())
+        settled = set(self._accepted) - restored.open_in_archive(stage)
+        under_way = more - self._ended()
+        stage.client.flushall()
+        flushed, began = time.time(), time.monotonic()
+        self._say(f"[red]FLUSHALL[/red]: Redis is empty, {len(under_way)} tasks and a schedule are lost")
+        rebuilt = restored.last_rebuild(stage)
+        report.schedules_restored = restored.wait_schedules(stage, 1)
+        report.flush_to_restored = time.monotonic() - began
+        report.tasks_restored = rebuilt.tasks_restored
+        took = report.flush_to_restored
+        self._say(f"rebuild {report.tasks_restored} tasks and the schedule are back {took:.2f} s later")
+        if took > RESTORED_WITHIN:
+            report.broken.append(f"Redis was whole again only after {took:.1f} s")
+        wait_for("the schedule to fire again", lambda: self._beat_since(flushed + took))
+        self._app().schedules.remove_sync(BEAT)
+        wait_for("all tasks to have ended", lambda: more <= self._ended() and not stage.view().open_tasks, 25.0)
+        began_again = {note.task_id for note in stage.notes() if note.what == "began" and note.at > flushed}
+        report.settled += len(more & self._ended())
+        report.settled_run_again = len(settled & began_again)
+        self._say("done    every task is settled")
+
+    def _accept_more(self) -> set[str]:
+        app = self._app()
+        app.schedules.put_sync(BEAT, beat, every(f"{BEAT_MS}ms"), overlap="allow")
+        calls = [step.call(0.6) for _ in range(MORE_TASKS)]
+        later = [step.call(0.05).options(delay="2s") for _ in range(MORE_TASKS // 10)]
+        results = app.enqueue_many_sync([*calls, *later])
+        more = [result.task_id for result in results if result.status == "ok"]
+        self._accepted += more
+        self._say(f"enqueue {len(more)} tasks more, {len(later)} of them for later, and the beat again")
+        return set(more)
+
+    def _ended(self) -> set[str]:
+        return {note.task_id for note in self._stage.notes() if note.what == "ended"}
+
+    def _beat_since(self, instant: float) -> bool:
+        return any(note.what == "beat" and note.at > instant for note in self._stage.notes())
+
+    def _app(self) -> Reclaimd:
+        return Reclaimd(self._stage.url, NAMESPACE)
+
+    def _judge(self) -> None:
+        """By the diary alone."""
+        report = self.report
+        began = Counter(note.task_id for note in self._stage.notes() if note.what == "began")
+        report.accepted = len(self._accepted)
+        report.run_twice = sum(1 for runs in began.values() if runs > 1)
+        report.lost = len(set(self._accepted) - self._ended())
+        report.seconds = round(time.monotonic() - self._began, 1)
+        if report.lost:
+            report.broken.append(f"{report.lost} accepted tasks never ran to an end")
+        if report.settled_run_again:
+            report.broken.append(f"{report.settled_run_again} tasks ran again that the archive knew as settled")
+        if self._stage.view().dead:
+            report.broken.append(f"{self._stage.view().dead} tasks were given up")
 
 
 def _length(number: int) -> float:
@@ -185,7 +243,7 @@ def run(*, as_json: bool = False) -> int:
     """Perform; prints what happens and the table, or one JSON document. Returns 1 when a promise was broken."""
     console = Console(stderr=as_json)
     with tempfile.TemporaryDirectory(prefix="reclaimd-demo-") as name, EmbeddedServer(Path(name, "server")) as server:
-        stage = DemoStage(Path(name), server.url, {})
+        stage = DemoStage(Path(name), server.url, {"RECLAIMD_ARCHIVE_URL": f"sqlite:///{name}/archive.db"})
         try:
             report = Play(stage, console).perform()
         finally:

@@ -30,7 +30,7 @@ def _ask(stage: Stage, work: Callable[[Store], Awaitable[T]]) -> T:
 
 
 def wait_archived(stage: Stage) -> None:
-    """Until the archive has taken in every event that is there now. Raises BrokenPromise."""
+    """Until the archive has every event that is there now, and some schedule. Raises BrokenPromise."""
     newest: Any = stage.client.xrevrange(stage.partition.key("events"), count=1)
     target = EntryID.parse(newest[0][0]) if newest else EntryID(0, 0)
 
@@ -38,7 +38,15 @@ def wait_archived(stage: Stage) -> None:
         row = await store.partition(stage.partition)
         return EntryID.parse(row.positions.get(EVENTS, "0-0") if row is not None else "0-0")
 
+    async def knows_schedules(store: Store) -> bool:
+        if await store.schedules.newest_snapshot(stage.namespace) is not None:
+            return True
+        async for _ in store.schedules.events(stage.namespace):
+            return True
+        return False
+
     wait_for("the archive to have every event", lambda: _ask(stage, position) >= target)
+    wait_for("the archive to have the schedule", lambda: _ask(stage, knows_schedules))
 
 
 def open_in_archive(stage: Stage) -> set[str]:
@@ -65,10 +73,15 @@ def last_rebuild(stage: Stage, before: str = "") -> Report:
     return wait_for("the rebuild to be over", lambda: _ask(stage, newest))
 
 
-def schedules(stage: Stage) -> int:
-    """How many schedules Redis knows."""
+def wait_schedules(stage: Stage, least: int) -> int:
+    """Until Redis knows so many schedules; returns how many. Raises BrokenPromise."""
     app = Reclaimd(stage.url, stage.namespace)
+
+    def known() -> int | None:
+        number = len(list(app.schedules.list_sync()))
+        return number if number >= least else None
+
     try:
-        return len(list(app.schedules.list_sync()))
+        return wait_for("the schedules to be back", known)
     finally:
         app.close()

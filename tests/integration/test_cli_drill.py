@@ -1,0 +1,168 @@
+"""`drill` on servers that hold other people's keys: they stay as they are, however the drill ends."""
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from support.cli import command, environment, reclaimd
+from support.servers import FreshServer, Server
+from support.waiting import wait_until
+
+NAMESPACE = "prod"
+PATTERN = f"~{{{NAMESPACE}-drill-*"
+TIMEOUT = 150
+
+
+def theirs(client: redis.Redis) -> dict[bytes, Any]:
+    return {key: client.dump(key) for key in client.scan_iter()}
+
+
+@pytest.fixture
+def in_use(server: Server) -> Iterator[redis.Redis]:
+    """A server with tasks of the real namespace, and keys that look almost like a drill's."""
+    with server.client() as client:
+        done = reclaimd("--redis-url", server.url, "--namespace", NAMESPACE, "enqueue", "send", "--queue", "mail")
+        assert done.code == 0
+        for name in (
+            "plain",
+            f"{{{NAMESPACE}-drill}}:queues",
+            f"{{{NAMESPACE}-drill-00}}:queues",
+            f"x{{{NAMESPACE}-drill-0:a:0}}:b",
+        ):
+            client.set(name, "theirs")
+        client.execute_command("ACL", "SETUSER", "driller", "on", ">d", PATTERN, "+@all", "-@dangerous", "+scan")
+        yield client
+        client.execute_command("ACL", "DELUSER", "driller")
+
+
+def drill_url(server: Server) -> str:
+    return f"redis://driller:d@127.0.0.1:{server.port}/0"
+
+
+def processes_of(namespace: str) -> list[int]:
+    """Those that were started with this scratch namespace."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if (
+                folder.name.isdigit()
+                and f"RECLAIMD_NAMESPACE={namespace}".encode() in (folder / "environ").read_bytes()
+            ):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("flush", [False, True], ids=["kill", "flush"])
+@pytest.mark.flavours("valkey", "redis62")
+def test_a_drill_loses_nothing_and_touches_nothing_else(server: Server, in_use: redis.Redis, flush: bool) -> None:
+    """As the user that its help asks for, who may reach no other key."""
+    before = theirs(in_use)
+    more = ["--flush"] if flush else []
+    args = (
+        "--redis-url",
+        drill_url(server),
+        "--namespace",
+        NAMESPACE,
+        "drill",
+        "--tasks",
+        "100",
+        "--workers",
+        "2",
+        "--json",
+    )
+    done = reclaimd(*args, *more, timeout=TIMEOUT)
+    assert done.code == 0, done
+    report = done.json
+    assert (report["accepted"], report["settled"], report["lost"], report["broken"]) == (100, 100, 0, [])
+    assert report["restart_to_rerun"] > 0
+    if flush:
+        assert report["tasks_restored"] > 0
+        assert (report["schedules_restored"], report["settled_run_again"]) == (1, 0)
+    assert theirs(in_use) == before
+    assert processes_of(report["namespace"]) == []
+
+
+@pytest.mark.flavours("valkey")
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_drill_that_is_ended_early_leaves_nothing(
+    server: Server, in_use: redis.Redis, sign: signal.Signals, tmp_path: Path
+) -> None:
+    before = theirs(in_use)
+    with (tmp_path / "out").open("wb") as out:
+        drill = subprocess.Popen(
+            command("--redis-url", drill_url(server), "--namespace", NAMESPACE, "drill", "--tasks", "20000"),
+            stdout=out,
+            stderr=out,
+            env=environment(TMPDIR=str(tmp_path)),
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: "beside the daemon" in told(tmp_path), "workers to be up", 90)
+        namespace = re.findall(rf"{NAMESPACE}-drill-\w+", told(tmp_path))[0]
+        assert len(processes_of(namespace)) >= 7, "a daemon, three supervisors and their children"
+        drill.send_signal(sign)
+        assert drill.wait(30) == 130, told(tmp_path)
+    finally:
+        drill.kill()
+        drill.wait()
+    assert "Traceback" not in told(tmp_path)
+    assert theirs(in_use) == before
+    assert processes_of(namespace) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def told(folder: Path) -> str:
+    return (folder / "out").read_text()
+
+
+@pytest.mark.flavours("valkey")
+def test_a_drill_that_is_kept_can_be_looked_at(server: Server, in_use: redis.Redis, tmp_path: Path) -> None:
+    args = ("--redis-url", server.url, "--namespace", NAMESPACE, "drill", "--tasks", "40", "--workers", "1", "--keep")
+    done = reclaimd(*args, timeout=TIMEOUT, env={"TMPDIR": str(tmp_path)})
+    assert done.code == 0, done
+    [kept] = re.findall(r"Kept: namespace (\S+), folder", done.out)
+    assert in_use.exists(f"{{{kept}}}:queues")
+    assert processes_of(kept) == []
+    [folder] = tmp_path.iterdir()
+    assert (folder / "daemon.log").exists()
+    looked = reclaimd("--redis-url", server.url, "--namespace", kept, "status", "--json")
+    assert looked.code == 0
+    assert '"demo"' in looked.out
+
+
+@pytest.mark.flavours("valkey")
+def test_a_user_who_may_not_is_told_which_keys_it_takes(server: Server, in_use: redis.Redis) -> None:
+    before = theirs(in_use)
+    in_use.execute_command("ACL", "SETUSER", "poor", "on", ">p", "~other*", "+@all")  # type: ignore[no-untyped-call]
+    url = f"redis://poor:p@127.0.0.1:{server.port}/0"
+    done = reclaimd("--redis-url", url, "--namespace", NAMESPACE, "drill", "--json")
+    assert done.code == 3
+    assert PATTERN in done.json["cure"]
+    assert theirs(in_use) == before
+    in_use.execute_command("ACL", "DELUSER", "poor")  # type: ignore[no-untyped-call]
+
+
+def test_tasks_that_somebody_deletes_are_found_missing(fresh_server: FreshServer, tmp_path: Path) -> None:
+    """The drill can fail: the whole server is emptied behind its back, and there is no archive."""
+    server = fresh_server()
+    args = ("--redis-url", server.url, "--namespace", NAMESPACE, "drill", "--tasks", "2000", "--workers", "1")
+    with (tmp_path / "out").open("wb") as out:
+        drill = subprocess.Popen(command(*args), stdout=out, stderr=out, env=environment())
+    try:
+        wait_until(lambda: "beside the daemon" in told(tmp_path), "workers to be up", 90)
+        with server.client() as client:
+            for key in client.scan_iter(match="*lane:normal"):
+                client.xtrim(key, maxlen=50, approximate=False)
+        assert drill.wait(TIMEOUT) == 1, told(tmp_path)
+    finally:
+        drill.kill()
+        drill.wait()
+    assert "accepted tasks never ran to an end" in told(tmp_path)
