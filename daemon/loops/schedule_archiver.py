@@ -77,6 +77,7 @@ class ScheduleArchiver:
         self._kind = ""
         self._doubtful = True
         self._gate.archive_id = ""
+        self._gate.on_doubt = self._suspect
         self._gate.close(SCHEDULES, "the archive was not asked yet")
 
     async def start(self, tasks: TaskGroup) -> None:
@@ -96,6 +97,10 @@ class ScheduleArchiver:
             self._doubt("Redis was away")
             await connectivity.until_up()
             self.loop.alarm.ring_within(0.0)
+
+    def _suspect(self, why: str) -> None:
+        self._doubt(why)
+        self.loop.alarm.ring_within(0.0)
 
     def _doubt(self, why: str) -> None:
         self._row, self._doubtful = None, True

@@ -150,6 +150,7 @@ class Scheduler:
 
     def _lost(self, queue: str) -> None:
         log.warning("schedules are read again: Redis has forgotten what was fired", queue=queue)
+        self.gate.on_doubt(f"queue {queue} has forgotten what was fired")
         self.load_again()
 
     def _count_snapshot(self, result: Result) -> None:

@@ -12,7 +12,8 @@ class Gate:
 
     With an archive the gate is closed until that has been held against Redis; the scripts refuse what has another or
     none, whatever stands here. `on_frozen` is told the state of a partition that refuses, and an empty one when that is
-    over; then `on_thaw`: what was fired there may be other than known.
+    over; then `on_thaw`: what was fired there may be other than known. `on_doubt` is told when somebody has reason to
+    believe that Redis has forgotten something.
     """
 
     def __init__(
@@ -23,6 +24,7 @@ class Gate:
         self.archive_id: str | None = None
         self.on_frozen = on_frozen
         self.on_thaw = on_thaw
+        self.on_doubt: Callable[[str], None] = lambda _: None
         self._closed: dict[tuple[str, str], str] = {}
 
     def close(self, who: str, why: str, queue: str = "") -> None:

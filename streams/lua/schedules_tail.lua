@@ -2,19 +2,16 @@
 -- KEYS: epoch events snapshots
 -- USES: ids schedules
 -- ARGV: now, archive ID, the committed mark, the next one (empty: mark nothing), the committed position, most events, about how many bytes
--- Reply: ok or no, state (or absent), archive_id, mark, mark_before, rebuild, missing keys by name, keys that exist by name, gap,
+-- Reply: ok or no, state (or absent), archive_id, mark, mark_before, rebuild, missing keys by name, gap,
 --        and if ok: now, events each [ID, fields], whether there are more
 -- Cost: O(events read)
-local missing, present = {}, {}
+local missing = {}
 for name, key in pairs({ events = K.events, snapshots = K.snapshots }) do
   if not has_sentinel(key) then
     missing[#missing + 1] = name
   end
-  if redis.call('EXISTS', key) == 1 then
-    present[#present + 1] = name
-  end
 end
-local facts = { state, epoch.archive_id, epoch.mark, epoch.mark_before, epoch.rebuild, missing, present, epoch.gap }
+local facts = { state, epoch.archive_id, epoch.mark, epoch.mark_before, epoch.rebuild, missing, epoch.gap }
 local agreed = ARGV[3] ~= '' and (epoch.mark == ARGV[3] or epoch.mark_before == ARGV[3])
 if state ~= 'ok' or epoch.archive_id ~= ARGV[2] or not agreed or #missing > 0 or epoch.gap ~= '' then
   return { 'no', facts }

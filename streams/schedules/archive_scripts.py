@@ -25,8 +25,8 @@ _KEYS: Final = {
 class Facts(NamedTuple):
     """What `{ns:schedules}:epoch` says, `state` being `absent` when there is none, and what is there.
 
-    `missing`: events, snapshots: keys that were not there when the archive looked last; `present`: those that exist.
-    `gap`: events were trimmed that the archive may not have read.
+    `missing`: of events and snapshots those that are not the keys that the archive knew. `gap`: events were trimmed that
+    it may not have read.
     """
 
     state: str
@@ -35,7 +35,6 @@ class Facts(NamedTuple):
     mark_before: str = ""
     rebuild: str = ""
     missing: tuple[str, ...] = ()
-    present: tuple[str, ...] = ()
     gap: bool = False
 
 
@@ -156,8 +155,8 @@ def _parse_tail(reply: list[Any]) -> ScheduleTail:
 
 def _facts(reply: list[Any]) -> Facts:
     state, archive_id, mark, mark_before, rebuild = (word.decode() for word in reply[:5])
-    missing, present = (tuple(sorted(name.decode() for name in found)) for found in reply[5:7])
-    return Facts(state, archive_id, mark, mark_before, rebuild, missing, present, reply[7] != b"")
+    missing = tuple(sorted(name.decode() for name in reply[5]))
+    return Facts(state, archive_id, mark, mark_before, rebuild, missing, reply[6] != b"")
 
 
 def _event(flat: list[bytes]) -> bytes:

@@ -250,7 +250,9 @@ class ScheduleClient:
 
     async def _change(self, event: SchedulePaused | ScheduleResumed | ScheduleRemoved) -> str:
         state = await self._state()
-        if event.name not in state.rows and event.name not in state.problems:
+        unknown = event.name not in state.rows and event.name not in state.problems
+        # One that was lost may come back from the archive, and this event is then applied to it.
+        if unknown and not await self._tried(self._is_frozen):
             raise UnknownSchedule(event.name)
         [event_id] = await self._append([event])
         return event_id
@@ -260,6 +262,9 @@ class ScheduleClient:
             return (await ScheduleLog(client, self._config().namespace).load()).state
 
         return await self._tried(load)
+
+    async def _is_frozen(self, client: AsyncClient) -> bool:
+        return await ScheduleLog(client, self._config().namespace).is_frozen()
 
     async def _append(self, events: Sequence[Event]) -> EventIDs:
         async def append(client: AsyncClient) -> EventIDs:

@@ -215,6 +215,11 @@ class ScheduleLog:
                 found = SnapshotEnd(of, int(end["chunks"]), int(end["rows"]), str(end["checksum"]))
                 return Unfinished(found, str(frozen.position), payload)
 
+    async def is_frozen(self) -> bool:
+        """Whether it has lost something and waits to be restored from the archive."""
+        state: Any = await self._client.hget(self._epoch, "state")
+        return state is not None and state != b"ok"
+
     async def kept(self, until: EntryID) -> list[tuple[str, bytes]]:
         """All events up to and with this one that are still there, as their bytes."""
         found: list[tuple[str, bytes]] = []

@@ -7,14 +7,18 @@ import anyio
 import pytest
 
 from reclaimd.daemon.archive.errors import ArchiveFailed, Trouble
-from reclaimd.daemon.archive.restoring_schedules import plan_schedules, rebuild_schedules
+from reclaimd.daemon.archive.restoring_schedules import (
+    adopt_schedules,
+    look_at_schedules,
+    plan_schedules,
+    rebuild_schedules,
+)
 from reclaimd.daemon.loops.schedule_archiver import ForeignSchedules
-from reclaimd.daemon.rebuild.schedules import schedules_verdict
 from reclaimd.daemon.schedules.overdue import judge
-from reclaimd.streams.errors import RedisUnreachable
+from reclaimd.streams import Reclaimd
+from reclaimd.streams.errors import RedisUnreachable, UnknownSchedule
 from reclaimd.streams.ids import EntryID
 from reclaimd.streams.keys import schedule_epoch_key
-from reclaimd.streams.schedules.archive_scripts import schedules_tail
 from reclaimd.streams.schedules.events import ScheduleRemoved, encode
 from reclaimd.streams.schedules.fold import Schedules
 from reclaimd.streams.schedules.model import Every
@@ -319,14 +323,51 @@ async def test_by_hand_they_stay_frozen_until_somebody_asks(server: Server, tmp_
             await to.steps()
             assert await client.hget(EPOCH, "state") == b"lost"
             assert to.scheduler.gate.closed("any")
-        row = await to.store.partition(to.archiver._partition)
-        tail = await to.links.send(schedules_tail(NAMESPACE, to.store.archive_id, "", "", "0-0", most=0))
-        verdict = schedules_verdict(row, tail.facts, to.store.archive_id)
+        verdict, facts = await look_at_schedules(to.store, to.links, NAMESPACE)
         assert verdict.kind == "lost"
         plan = await plan_schedules(to.store, to.links, NAMESPACE, verdict, judge=judge)
         assert (plan.dry_run, plan.schedules, plan.verdict) == (True, 5, "empty")
         report = await rebuild_schedules(
-            to.store, to.links, NAMESPACE, verdict, tail.facts, new_id=lambda: "0" * 16, judge=judge
+            to.store, to.links, NAMESPACE, verdict, facts, new_id=lambda: "0" * 16, judge=judge
         )
         assert (report.schedules, report.verdict) == (5, "empty")
         await healed(to, wanted)
+
+
+@pytest.mark.flavours("valkey")
+@in_loop
+async def test_what_is_being_restored_can_be_removed(server: Server, tmp_path: Path) -> None:
+    app = Reclaimd(server.url, NAMESPACE)
+    async with archived(server, tmp_path, rebuild="manual") as to, opened(server) as (log, client):
+        await raised(log, 3)
+        await to.caught_up()
+        await client.flushall()
+        with pytest.raises(UnknownSchedule):
+            await app.schedules.remove("s1")
+        await to.steps()
+        await app.schedules.remove("s1")
+        await app.schedules.pause("s2")
+        verdict, facts = await look_at_schedules(to.store, to.links, NAMESPACE)
+        await rebuild_schedules(to.store, to.links, NAMESPACE, verdict, facts, new_id=lambda: "0" * 16, judge=judge)
+        await to.caught_up()
+        listed = {one.name: one.paused for one in await app.schedules.list()}
+        assert listed == {"s0": False, "s2": True}
+
+
+@pytest.mark.flavours("valkey")
+@in_loop
+async def test_redis_is_taken_as_it_is(server: Server, tmp_path: Path) -> None:
+    async with archived(server, tmp_path, rebuild="manual") as to, opened(server) as (log, client):
+        await raised(log, 3)
+        await to.caught_up()
+        await client.flushall()
+        await log.append([upsert("new")])
+        await to.steps()
+        verdict, facts = await look_at_schedules(to.store, to.links, NAMESPACE)
+        assert verdict.kind == "lost"
+        assert await adopt_schedules(to.store, to.links, NAMESPACE, "one", facts, "abcd")
+        assert not await adopt_schedules(to.store, to.links, NAMESPACE, "one", facts, "dcba")
+        await to.caught_up()
+        state = (await loaded(server)).state
+        assert set(state.rows) == {"new"}
+        same(await to.fold(), state)
