@@ -25,8 +25,8 @@ _KEYS: Final = {
 class Facts(NamedTuple):
     """What `{ns:schedules}:epoch` says, `state` being `absent` when there is none, and what is there.
 
-    `missing`: of events and snapshots those that are not the keys that the archive knew. `gap`: events were trimmed that
-    it may not have read.
+    `missing`: of events and snapshots those that are not the keys that the archive knew. `gap`: events were trimmed
+    that it may not have read.
     """
 
     state: str
