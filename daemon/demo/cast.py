@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -18,6 +19,7 @@ from reclaimd.daemon.demo.tasks import DIARY
 from reclaimd.daemon.view import PartitionView, decode_view
 from reclaimd.streams import redis_log, scripts
 from reclaimd.streams.keys import Partition
+from reclaimd.streams.worker.child import die_with_parent
 
 T = TypeVar("T")
 
@@ -88,6 +90,7 @@ class Stage:
 
     def _start(self, name: str, *arguments: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
+            # Whoever is killed with -9 clears nothing up: at least nothing of it must run on.
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "reclaimd", *arguments],
                 env=self._environment,
@@ -95,6 +98,7 @@ class Stage:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  (one thread, and nothing is allocated)
             )
 
     def view(self) -> PartitionView:

@@ -84,6 +84,13 @@ class Follower:
         self._looked = anyio.current_time()
 
     async def _come(self, queue: str) -> AsyncIterator[Told]:
+        key = self._source.partition(queue).key("events")
+        [newest] = await self._source.read(lambda pipe: pipe.xrevrange(key, count=1))
+        last = newest[0][0].decode() if newest else "0-0"
+        if EntryID.parse(last) <= EntryID.parse(self._positions[queue]):
+            # A dataset that is older, or empty: what comes there may be numbered lower than what was seen here.
+            self._positions[queue] = last
+            return
         async for batch in in_redis(self._source, queue, f"({self._positions[queue]}"):
             self._positions[queue] = batch.entry_id
             yield Told(queue, batch.decoded())

@@ -1,5 +1,6 @@
 """`drill` on servers that hold other people's keys: they stay as they are, however the drill ends."""
 
+import json
 import re
 import signal
 import subprocess
@@ -91,7 +92,7 @@ def test_a_drill_loses_nothing_and_touches_nothing_else(server: Server, in_use: 
 
 
 @pytest.mark.flavours("valkey")
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_drill_that_is_ended_early_leaves_nothing(
     server: Server, in_use: redis.Redis, sign: signal.Signals, tmp_path: Path
 ) -> None:
@@ -109,10 +110,13 @@ def test_a_drill_that_is_ended_early_leaves_nothing(
         namespace = re.findall(rf"{NAMESPACE}-drill-\w+", told(tmp_path))[0]
         assert len(processes_of(namespace)) >= 7, "a daemon, three supervisors and their children"
         drill.send_signal(sign)
-        assert drill.wait(30) == 130, told(tmp_path)
+        assert drill.wait(30) == (-9 if sign == signal.SIGKILL else 130), told(tmp_path)
     finally:
         drill.kill()
         drill.wait()
+    if sign == signal.SIGKILL:
+        wait_until(lambda: not processes_of(namespace), "everything to have died with the drill")
+        return
     assert "Traceback" not in told(tmp_path)
     assert theirs(in_use) == before
     assert processes_of(namespace) == []
@@ -125,17 +129,25 @@ def told(folder: Path) -> str:
 
 @pytest.mark.flavours("valkey")
 def test_a_drill_that_is_kept_can_be_looked_at(server: Server, in_use: redis.Redis, tmp_path: Path) -> None:
-    args = ("--redis-url", server.url, "--namespace", NAMESPACE, "drill", "--tasks", "40", "--workers", "1", "--keep")
-    done = reclaimd(*args, timeout=TIMEOUT, env={"TMPDIR": str(tmp_path)})
+    """And what it did is a story of a loss and a rebuild, which `explain` tells from archive and stream."""
+    args = ("--redis-url", server.url, "--namespace", NAMESPACE, "drill", "--tasks", "200", "--workers", "1")
+    done = reclaimd(*args, "--flush", "--keep", timeout=TIMEOUT, env={"TMPDIR": str(tmp_path)})
     assert done.code == 0, done
     [kept] = re.findall(r"Kept: namespace (\S+), folder", done.out)
     assert in_use.exists(f"{{{kept}}}:queues")
     assert processes_of(kept) == []
     [folder] = tmp_path.iterdir()
-    assert (folder / "daemon.log").exists()
-    looked = reclaimd("--redis-url", server.url, "--namespace", kept, "status", "--json")
-    assert looked.code == 0
-    assert '"demo"' in looked.out
+    where = ("--redis-url", server.url, "--namespace", kept, "--archive-url", f"sqlite:///{folder}/archive.db")
+    told = reclaimd(*where, "events", "tail", "--since", "1h", "--type", "Restored", "--json")
+    rows = [row for line in told.out.splitlines() for row in json.loads(line)["tasks"]]
+    assert rows, told
+    begun = reclaimd(*where, "events", "tail", "--since", "1h", "--type", "Started", "--json")
+    lives = [row["task_id"] for line in begun.out.splitlines() for row in json.loads(line)["tasks"]]
+    # One that was in the middle when everything was killed.
+    [task, *_] = [row["task_id"] for row in rows if lives.count(row["task_id"]) > 1]
+    [life] = reclaimd(*where, "explain", task, "--json").json["lives"]
+    assert [step["what"] for step in life["steps"]] == ["enqueued", "started", "restored", "started", "succeeded"]
+    assert life["steps"][1]["token"] != life["steps"][3]["token"]
 
 
 @pytest.mark.flavours("valkey")
@@ -166,3 +178,15 @@ def test_tasks_that_somebody_deletes_are_found_missing(fresh_server: FreshServer
         drill.kill()
         drill.wait()
     assert "accepted tasks never ran to an end" in told(tmp_path)
+
+
+def test_the_demo_keeps_its_promises_to_the_end() -> None:
+    """Kill, freeze, restart, a dead daemon, and FLUSHALL."""
+    done = reclaimd("demo", "--json", timeout=TIMEOUT)
+    assert done.code == 0, done
+    report = done.json
+    assert (report["broken"], report["lost"], report["settled_run_again"]) == ([], 0, 0)
+    assert report["settled"] == report["accepted"]
+    assert report["tasks_restored"] > 0
+    assert report["schedules_restored"] == 1
+    assert report["flush_to_restored"] < 5
