@@ -38,7 +38,7 @@ class Maker:
         self._told = envelopes.history_row(job.now_ms, "restored", job.verdict, "")[:-2].decode()
 
     async def items(self, rows: Sequence[TaskRow], stolen: Stolen) -> list[Item]:
-        """What is queued behind a schedule's open task comes after all that may be that, and looks whether it is there."""
+        """What is queued behind a schedule's open task comes after all others, and looks whether that one is there."""
         first = next((number for number, row in enumerate(rows) if row.rank >= RANKS[QUEUED]), len(rows))
         with stolen.slice():
             items = [self._item(row, ()) for row in rows[:first]]

@@ -168,6 +168,29 @@ def cleanup(
 
 @app.command()
 @shared
+def rebuild(
+    ctx: typer.Context,
+    queue: Annotated[str | None, QUEUE] = None,
+    dry_run: Annotated[bool, DRY_RUN] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Take Redis as it is: restore nothing, open the queues again.")
+    ] = False,
+    last: Annotated[bool, typer.Option("--last", help="Show the report of the last rebuild.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --accept.")] = False,
+) -> int:
+    """Bring back from the archive what Redis has lost. Interrupted, it goes on where it was when it is run again."""
+    return int(_work("rebuild").rebuild(Flags(ctx), queue, dry_run=dry_run, accept=accept, last=last, yes=yes))
+
+
+@app.command()
+@shared
+def snapshot(ctx: typer.Context) -> int:
+    """Write a snapshot of the schedules, and bring the archive up to date where no daemon does."""
+    return int(_work("archive").snapshot(Flags(ctx)))
+
+
+@app.command()
+@shared
 def explain(
     ctx: typer.Context,
     task_id: Annotated[str, typer.Argument(metavar="TASK_ID")],

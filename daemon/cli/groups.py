@@ -1,6 +1,7 @@
-"""Commands with a second word: dead letters, queues, schedules, tasks."""
+"""Commands with a second word: the archive, dead letters, events, queues, schedules, tasks."""
 
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
@@ -17,6 +18,7 @@ CAUSE = typer.Option("--cause", help="Only those that died of this cause.", meta
 OLDER = typer.Option("--older-than", help="Only those that died that long ago: 1h, 7d.", metavar="SPAN")
 ALL = typer.Option("--all", help="All of them (that fit the other options).")
 
+archive = typer.Typer(help="The archive: what outlives Redis.", no_args_is_help=True)
 dead = typer.Typer(help="Dead letters: tasks that failed for good or came back too often.", no_args_is_help=True)
 queues = typer.Typer(help="Queues: list, pause, resume.", no_args_is_help=True)
 tasks = typer.Typer(help="Tasks by state.", no_args_is_help=True)
@@ -26,6 +28,7 @@ events = typer.Typer(help="What happened, from archive and Redis.", no_args_is_h
 def add_to(app: typer.Typer) -> None:
     """Put the groups below the program."""
     for name, group in (
+        ("archive", archive),
         ("dead", dead),
         ("events", events),
         ("queues", queues),
@@ -33,6 +36,28 @@ def add_to(app: typer.Typer) -> None:
         ("tasks", tasks),
     ):
         app.add_typer(group, name=name)
+
+
+@archive.callback()
+@shared
+def archive_group() -> None:
+    """The archive: what outlives Redis."""
+
+
+@archive.command("backup")
+@shared
+def archive_backup(
+    ctx: typer.Context, file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that does not exist yet.")]
+) -> int:
+    """Copy a SQLite archive to FILE while it is used."""
+    return int(_work("archive").backup(Flags(ctx), file))
+
+
+@archive.command("status")
+@shared
+def archive_status(ctx: typer.Context) -> int:
+    """Show what the archive holds of each queue, and whether Redis agrees."""
+    return int(_work("archive").status(Flags(ctx)))
 
 
 @dead.callback()

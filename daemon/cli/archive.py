@@ -1,0 +1,189 @@
+"""`archive backup`, `archive status` and `snapshot`: copies of what must outlive Redis."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+
+from reclaimd.daemon.cli import INTERRUPTED
+from reclaimd.daemon.cli.archives import new_id, open_archive
+from reclaimd.daemon.cli.flags import Flags
+from reclaimd.daemon.cli.output import Output
+from reclaimd.daemon.cli.running import DONE, PROBLEM, ended_by_ctrl_c, run
+from reclaimd.daemon.cli.words import plural
+from reclaimd.daemon.inspect.source import Source
+from reclaimd.streams.keys import Partition
+from reclaimd.streams.schedules.log import ScheduleLog
+
+if TYPE_CHECKING:
+    from reclaimd.daemon.archive.store import Store
+
+WATCHED_SECONDS = 8.0
+"""A daemon that archives a queue shows every two seconds that it lives; after six without that, it does not."""
+LOOK_EVERY = 0.25
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What the archive has of one queue. `tasks`: by place; `verdict`: how Redis compares with it, if it was asked."""
+
+    queue: str
+    state: str
+    tasks: dict[str, int]
+    events_bytes: int
+    archived_ms: int
+    verdict: str = ""
+
+
+def backup(flags: Flags, path: Path) -> int:
+    """Copy a SQLite archive while it is used. Asks nothing of Redis."""
+    settings, out = flags.settings(), Output(flags.json)
+
+    async def copy() -> int:
+        code = INTERRUPTED
+        with ended_by_ctrl_c():
+            async with open_archive(settings) as store:
+                with out.progress() as bar:
+                    size = await store.backup(path, lambda done, total: bar("copying", done, total))
+                _tell_backup(out, path, size)
+                code = DONE
+        return code
+
+    return anyio.run(copy)
+
+
+def _tell_backup(out: Output, path: Path, size: int) -> None:
+    if out.json:
+        out.document({"file": os.fspath(path), "bytes": size})
+    else:
+        out.line(f"Copied the archive to {path}, {size:,} bytes.")
+
+
+def status(flags: Flags) -> int:
+    """What the archive holds, and whether Redis still agrees."""
+    settings = flags.settings()
+
+    async def work(source: Source, out: Output) -> int:
+        async with open_archive(settings) as store:
+            found = await _status(store, source)
+            if out.json:
+                out.document({"archive": store.where, "archive_id": store.archive_id, "queues": found})
+            else:
+                _print_status(out, store, found)
+        return DONE if all(one.verdict == "healthy" for one in found) else PROBLEM
+
+    return run(flags, work)
+
+
+async def _status(store: "Store", source: Source) -> list[Kept]:
+    from reclaimd.daemon.loops.catching_up import look
+    from reclaimd.daemon.rebuild.values import EVENTS, entry_ms
+
+    found = []
+    for row in await store.partitions(source.namespace):
+        partition = Partition(row.namespace, row.queue, row.number)
+        found.append(
+            Kept(
+                queue=row.queue,
+                state=row.state,
+                tasks=await store.count_tasks(partition),
+                events_bytes=row.events_bytes,
+                archived_ms=entry_ms(row.positions.get(EVENTS, "0-0")),
+                verdict=(await look(store, source, partition)).verdict.kind,
+            )
+        )
+    return found
+
+
+def _print_status(out: Output, store: "Store", found: list[Kept]) -> None:
+    out.line(f"{store.where}, archive {store.archive_id}")
+    rows = [
+        (one.queue, one.verdict, sum(one.tasks.values()), one.tasks.get("dead", 0), one.events_bytes) for one in found
+    ]
+    out.table(("queue", "redis", "tasks", "of them dead", "bytes of events"), rows)
+
+
+def snapshot(flags: Flags) -> int:
+    """Write a snapshot of the schedules, and bring the archive up to date if there is one."""
+    settings = flags.settings()
+
+    async def work(source: Source, out: Output) -> int:
+        written = await _write_snapshot(source)
+        queues: dict[str, str] = {}
+        if settings.archive.url is not None:
+            async with open_archive(settings) as store:
+                with out.progress() as bar:
+                    for queue in await source.queues():
+                        bar(f"archiving {queue}", 0, None)
+                        queues[queue] = await _archive(
+                            store, settings.redis_url, Partition(source.namespace, queue), settings.archive.events_limit
+                        )
+        if out.json:
+            out.document({"schedules": written, "archived": queues})
+        else:
+            _tell_snapshot(out, written, queues)
+        return DONE if all(kind in {"daemon", "healthy"} for kind in queues.values()) else PROBLEM
+
+    return run(flags, work)
+
+
+async def _write_snapshot(source: Source) -> int | None:
+    """Schedules in the snapshot; None when daemons write theirs so fast that this one was overtaken."""
+
+    async def write(log: ScheduleLog) -> int | None:
+        loaded = await log.load()
+        written = await log.write_snapshot(loaded.state, restored=loaded.restored)
+        return None if written is None else written.rows
+
+    return await source.use(lambda client: write(ScheduleLog(client, source.namespace)))
+
+
+async def _archive(store: "Store", url: str, partition: Partition, events_cap: int) -> str:
+    """`daemon`: one archives it anyway. Else the verdict, which is `healthy` when everything is archived."""
+    from reclaimd.daemon.connectivity import Connectivity
+    from reclaimd.daemon.links import Links
+    from reclaimd.daemon.loops.catching_up import catch_up
+    from reclaimd.daemon.loops.ownership import my_name
+
+    me = my_name(new_id())
+    if not await _owned(store, partition, me):
+        return "daemon"
+    links = Links(url, Connectivity())
+    try:
+        judged = await catch_up(store, links, partition, me, events_cap=events_cap, told=lambda _events: None)
+    finally:
+        await links.aclose()
+    return judged.kind
+
+
+async def _owned(store: "Store", partition: Partition, me: str) -> bool:
+    """Become the owner of a queue that nobody archives; False when somebody does."""
+    from reclaimd.daemon.loops.ownership import Claims
+
+    claims, first = Claims(), None
+    with anyio.move_on_after(WATCHED_SECONDS):
+        while True:
+            row = await store.partition(partition)
+            seen = None if row is None else row.ownership
+            if claims.may_take(partition.queue, seen):
+                return await store.claim(partition, me, seen)
+            if first is not None and seen != first:
+                return False
+            first = seen
+            await anyio.sleep(LOOK_EVERY)
+    return False
+
+
+def _tell_snapshot(out: Output, written: int | None, queues: dict[str, str]) -> None:
+    if written is None:
+        out.line("Schedules: a newer snapshot was written meanwhile.")
+    else:
+        out.line(f"Schedules: a snapshot of {plural(written, 'schedule')} was written.")
+    for queue, kind in queues.items():
+        if kind == "daemon":
+            out.line(f"{queue}: a daemon archives it.")
+        elif kind == "healthy":
+            out.line(f"{queue}: archived.")
+        else:
+            out.line(f"{queue}: {kind}, nothing was archived: see reclaimd rebuild --dry-run")

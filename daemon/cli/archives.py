@@ -1,0 +1,56 @@
+"""The archive as commands use it: opened, and the errors of a command that has none."""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reclaimd.daemon.archive.progress import Progress, Step
+from reclaimd.daemon.cli.complaints import UsageProblem
+from reclaimd.daemon.cli.output import Report as Bar
+from reclaimd.streams.configure import Config
+
+if TYPE_CHECKING:
+    from reclaimd.daemon.archive.store import Store
+
+
+@asynccontextmanager
+async def open_archive(settings: Config) -> AsyncIterator["Store"]:
+    """The archive of the settings, which must be there. Raises UsageProblem and ArchiveFailed."""
+    url = settings.archive.url
+    if url is None:
+        raise UsageProblem("there is no archive: name it with archive.url (--archive-url, RECLAIMD_ARCHIVE_URL)")
+    # SQLAlchemy takes a third of a second to import.
+    from reclaimd.daemon.archive.errors import ArchiveFailed, Trouble
+    from reclaimd.daemon.archive.store import open_store
+    from reclaimd.daemon.databases import read_url
+
+    try:
+        parsed = read_url(url)
+    except ValueError as error:
+        raise ArchiveFailed(Trouble.URL, url, str(error)) from None
+    if parsed.drivername.startswith("sqlite") and not _exists(parsed.database):
+        raise UsageProblem(f"the archive {parsed.database} is not there: correct archive.url (--archive-url)")
+    async with open_store(url) as store:
+        yield store
+
+
+def _exists(path: str | None) -> bool:
+    return Path(path or "").exists()
+
+
+def new_id() -> str:
+    """For rebuilds and epochs."""
+    return secrets.token_hex(8)
+
+
+def shown(bar: Bar, queue: str) -> Progress:
+    """Shows the steps of a rebuild, with the rate and what is left."""
+
+    def show(step: Step) -> None:
+        rate = f", {step.rate:,.0f}/s" if step.rate else ""
+        left = step.seconds_left
+        bar(f"{queue}: {step.what}{rate}{f', {left:.0f} s left' if left is not None else ''}", step.done, step.total)
+
+    return show

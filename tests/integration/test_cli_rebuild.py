@@ -1,0 +1,171 @@
+"""`rebuild`, `archive backup`, `archive status` and `snapshot`, by the real program."""
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.cli import Done, command, environment, reclaimd
+from support.daemons import in_loop
+from support.partitions import assert_same, held
+from support.rebuilds import Ward, ward
+from support.servers import Server
+from support.waiting import wait_until
+
+
+class Program:
+    """The program, pointed at one server and one archive."""
+
+    def __init__(self, server: Server, archive: Path) -> None:
+        self.flags = ["--redis-url", server.url, "--namespace", "t", "--archive-url", f"sqlite:///{archive}"]
+
+    def __call__(self, *args: str, **more: str) -> Done:
+        return reclaimd(*args, *self.flags, **more)  # type: ignore[arg-type]
+
+
+async def archived(one: Ward) -> None:
+    """A queue with everything in it, archived."""
+    one.fill()
+    await one.archive()
+
+
+@in_loop
+async def test_rebuild_says_what_it_would_do_does_it_and_remembers(server: Server, tmp_path: Path) -> None:
+    run = Program(server, tmp_path / "a.db")
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        await archived(one)
+        before = one.held()
+        done = run("rebuild", "--json")
+        assert (done.code, [r["action"] for r in done.json["results"]]) == (0, ["none", "none"]), done
+        assert "Nothing is lost" in run("rebuild").out
+        one.client.flushall()
+        planned = run("rebuild", "--dry-run", "--json")
+        assert planned.code == 0, planned
+        [plan] = [r for r in planned.json["results"] if r["queue"] == "mail"]
+        assert (plan["verdict"], plan["action"]) == ("empty", "planned")
+        assert one.client.dbsize() == 0
+        text = run("rebuild", "--dry-run", "--queue", "mail")
+        assert "Would restore 18 tasks, 2 dead letters" in text.out, text
+        assert "Nothing was changed" in text.out
+        done = run("rebuild", "--json")
+        assert done.code == 0, done
+        [result] = [r for r in done.json["results"] if r["queue"] == "mail"]
+        assert result["action"] == "rebuilt"
+        assert result["report"]["restored"] == plan["report"]["restored"]
+        assert_same(before, one.held())
+        last = run("rebuild", "--last", "--json")
+        assert [r["rebuild_id"] for r in last.json["reports"]] == [result["report"]["rebuild_id"]]
+        assert "mail: empty" in run("rebuild", "--last").out
+        assert run("archive", "status").code == 0
+
+
+@in_loop
+async def test_a_copied_archive_fills_an_empty_redis(server: Server, tmp_path: Path) -> None:
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        await archived(one)
+        before = one.held()
+        run = Program(server, tmp_path / "a.db")
+        copied = run("archive", "backup", os.fspath(tmp_path / "copy.db"), "--json")
+        assert copied.code == 0, copied
+        assert copied.json["bytes"] == (tmp_path / "copy.db").stat().st_size
+        again = run("archive", "backup", os.fspath(tmp_path / "copy.db"))
+        assert (again.code, "exists" in again.err) == (2, True), again
+        one.client.flushall()
+        shutil.move(tmp_path / "copy.db", tmp_path / "elsewhere.db")
+        done = Program(server, tmp_path / "elsewhere.db")("rebuild")
+        assert done.code == 0, done
+        assert_same(before, held(one.client, one.partition.tag))
+
+
+@in_loop
+async def test_accept_asks_first(server: Server, tmp_path: Path) -> None:
+    run = Program(server, tmp_path / "a.db")
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        await archived(one)
+        one.client.flushall()
+        one.enqueue("new")
+        asked = run("rebuild", "--accept", stdin="n\n")
+        assert (asked.code, one.held().state) == (1, "ok"), asked
+        assert await one.kind() == "empty"
+        done = run("rebuild", "--accept", "--yes", "--json")
+        assert done.code == 0, done
+        assert {r["action"] for r in done.json["results"]} <= {"accepted", "none"}
+        assert set(one.held().tasks) == {"new"}
+        assert await one.kind() == "healthy"
+        assert run("snapshot").code == 0
+        assert await one.store.count_tasks(one.partition) == {"lane:normal": 1}
+
+
+@in_loop
+async def test_anothers_redis_is_refused(server: Server, tmp_path: Path) -> None:
+    run = Program(server, tmp_path / "a.db")
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        await archived(one)
+        one.client.hset(one.partition.key("epoch"), "archive_id", "0123456789abcdef")
+        done = run("rebuild", "--json")
+        assert done.code == 1, done
+        assert [r["action"] for r in done.json["results"] if r["queue"] == "mail"] == ["refused"]
+        assert run("archive", "status").code == 1
+
+
+@in_loop
+async def test_snapshot_archives_what_nobody_else_does(server: Server, tmp_path: Path) -> None:
+    run = Program(server, tmp_path / "a.db")
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        one.fill()
+        done = run("snapshot", "--json")
+        assert done.code == 0, done
+        assert done.json["archived"] == {"mail": "healthy"}
+        counts = await one.store.count_tasks(one.partition)
+        assert sum(counts.values()) == len(one.held().tasks)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["rebuild"], 2, "there is no archive: name it"),
+        (["archive", "backup", "x"], 2, "there is no archive"),
+        (["rebuild", "--dry-run", "--accept"], 2, "exclude each other"),
+        (["rebuild", "--archive-url", "sqlite:////nowhere/a.db"], 2, "is not there"),
+        (["rebuild", "--archive-url", "mysql://x/y"], 2, "archive"),
+    ],
+)
+def test_usage(server: Server, args: list[str], code: int, said: str) -> None:
+    done = reclaimd(*args, "--redis-url", server.url)
+    assert (done.code, said in done.err) == (code, True), done
+
+
+def test_redis_is_away(tmp_path: Path) -> None:
+    done = reclaimd("rebuild", "--redis-url", "redis://127.0.0.1:1/0", "--archive-url", f"sqlite:///{tmp_path}/a.db")
+    assert done.code == 3, done
+
+
+@in_loop
+async def test_interrupted_it_goes_on(server: Server, tmp_path: Path) -> None:
+    archive = tmp_path / "a.db"
+    run = Program(server, archive)
+    async with ward(server, f"sqlite:///{archive}") as one:
+        for start in range(0, 30_000, 500):
+            one.enqueue(*(f"task-{i}" for i in range(start, start + 500)))
+        await one.archive()
+        before = one.held()
+        one.client.flushall()
+        process = subprocess.Popen(
+            command("rebuild", *run.flags), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        key = one.partition.key("epoch")
+        wait_until(lambda: (one.client.hget(key, "cursor") or b"").startswith(b"tasks|4|"), "tasks to come back", 60)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out) == (130, ""), err
+        assert "Traceback" not in err
+        assert await one.kind() == "rebuilding"
+        done = run("rebuild", "--json")
+        assert done.code == 0, done
+        [result] = [r for r in done.json["results"] if r["queue"] == "mail"]
+        assert result["verdict"] == "rebuilding"
+        assert result["report"]["restored"] == {"recovered:normal": 30_000}
+        assert_same(before, one.held())
