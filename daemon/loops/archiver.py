@@ -33,6 +33,10 @@ LOSS: Final = "loss"
 SOON: Final = 0.05
 FOREVER: Final = float("inf")
 COMMIT_SECONDS: Final = 20.0
+BUSY_BYTES: Final = 16_384
+BUSY_GAPS: Final = 2
+"""So many times the ordinary gap is between two looks at a queue that had so many bytes of events: what a commit costs
+besides its rows is the same for few and for many."""
 NOTHING: Final = "0-0"
 WHOLE: Final = "whole"
 """In the positions, once what no stream tells was read too."""
@@ -74,6 +78,7 @@ class Archiver:
         self._context = context
         self._metrics = context.instruments.archive
         self._stepped_at = 0.0
+        self._busy = False
         self._suspicious = True
         self._repair = Repair(self, archive, context)
 
@@ -97,7 +102,7 @@ class Archiver:
         if self.owner is False or not batches:
             return
         self.backlog.heard(batches[0].entry_id, batches[-1].entry_id, len(batches))
-        self.loop.alarm.ring_at(self._stepped_at + self._context.settings.archive.poll_ms / 1000)
+        self.loop.alarm.ring_at(self._stepped_at + self._gap)
 
     async def step(self) -> float:
         """Look at the partition, and archive what is new. Returns the seconds until the next look at the latest."""
@@ -178,6 +183,7 @@ class Archiver:
 
     async def _advance(self, store: "Store", row: PartitionRow, found: archive_scripts.Tail, next_mark: str) -> float:
         tail = tailing.tail_of(found)
+        self._busy = sum(len(event.e) for event in tail.events) >= BUSY_BYTES
         if found.marked:
             todo = await self._changes(store, tail)
             began = time.perf_counter()
@@ -192,7 +198,14 @@ class Archiver:
         self.settled = True
         if done:
             self._archive.worked(self.queue)
-        return BEAT_SECONDS if done else 0.0
+        if not done:
+            return 0.0
+        # Where much happens, nobody waits to be told of the next.
+        return max(0.0, self._stepped_at + self._gap - time.monotonic()) if self._busy else BEAT_SECONDS
+
+    @property
+    def _gap(self) -> float:
+        return self._context.settings.archive.poll_ms / 1000 * (BUSY_GAPS if self._busy else 1)
 
     async def _changes(self, store: "Store", tail: Tail) -> Changes:
         with self._context.stolen.slice():
