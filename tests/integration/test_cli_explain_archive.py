@@ -240,10 +240,13 @@ def test_a_tail_that_follows_sees_what_comes_and_ends_by_ctrl_c(archived: Archiv
         other.enqueue("n-1")
         other.close()
         wait_until(lambda: "n-1" in out.read_text(), "a queue that is new")
+        scene.client.flushall()
+        scene.enqueue("t-3")
+        wait_until(lambda: "t-3" in out.read_text(), "what comes after a loss")
         following.send_signal(signal.SIGINT)
         assert following.wait(10) == 130
     finally:
         following.kill()
         following.wait()
     assert err.read_text() == ""
-    assert [out.read_text().count(task) for task in ("t-1", "t-2", "n-1")] == [1, 1, 1]
+    assert [out.read_text().count(task) for task in ("t-1", "t-2", "n-1", "t-3")] == [1, 1, 1, 1]
