@@ -13,12 +13,12 @@ from reclaimd.daemon.cli import main
 from reclaimd.streams import scripts
 from reclaimd.streams.app import Reclaimd
 from reclaimd.streams.errors import DurabilityUnavailable
-from reclaimd.streams.keys import Partition, queues_key, schedule_problems_key
+from reclaimd.streams.keys import Partition, queues_key, schedule_epoch_key, schedule_problems_key
 from reclaimd.streams.lua_source import load_script
 from reclaimd.streams.redis_log import connect, connect_sync, send_sync
 from reclaimd.streams.schedules import Every
 from reclaimd.streams.schedules.log import ScheduleLog
-from reclaimd.streams.settings import Settings
+from reclaimd.streams.settings import ArchiveSettings, Settings
 from reclaimd.streams.source_settings import SourceSettings
 from support import task_app
 from support.cli import reclaimd
@@ -187,6 +187,25 @@ async def test_schedules_with_these_users(guarded: Server, admin: redis.Redis) -
     trimmed = await schedules.trim()
     await client.aclose()
     assert (trimmed.snapshots, trimmed.events) == (3, 2)
+    assert _refusals(admin) == []
+
+
+@in_loop
+async def test_schedules_are_archived_and_restored_with_the_daemons_user(
+    guarded: Server, admin: redis.Redis, tmp_path: Path
+) -> None:
+    archive = ArchiveSettings(url=f"sqlite:///{tmp_path}/archive.db")
+    settings = Settings(redis_url=_url(guarded, "daemon"), namespace=NAMESPACE, listen="127.0.0.1:0", archive=archive)
+    epoch = schedule_epoch_key(NAMESPACE)
+    async with Reclaimd(_url(guarded, "producer"), NAMESPACE) as producer, running(settings):
+        await producer.schedules.put("often", "send", Every(1_000), queue="new", overlap="allow")
+        lane = Partition(NAMESPACE, "new").key("lane:normal")
+        await await_until(lambda: admin.xlen(lane), "a first occurrence")
+        await await_until(lambda: admin.hget(epoch, "position") not in {None, b"0-0"}, "it to be archived")
+        admin.flushall()
+        await producer.schedules.put("other", "send", Every(3_600_000), queue="new")
+        await await_until(lambda: admin.hget(epoch, "restored"), "it to be restored")
+        await await_until(lambda: admin.xlen(lane), "it to fire again")
     assert _refusals(admin) == []
 
 
