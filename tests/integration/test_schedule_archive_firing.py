@@ -1,5 +1,6 @@
 """Schedules in a running daemon that has an archive: what fires, and what does not, when Redis loses its data."""
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from reclaimd.streams.keys import Partition
+from reclaimd.streams.keys import STREAMS, Partition
 from reclaimd.streams.schedules.model import Every
 from support.archives import in_file, with_archive
 from support.daemons import NAMESPACE, captured, in_loop, lines_of, running
@@ -112,3 +113,41 @@ async def test_what_came_due_while_redis_was_empty_is_overdue(fresh_server: Fres
         # One of those that were missed, and no other.
         missed = [[at for at in fired(schedules, name) if at < gone + 3_000] for name in ("once", "skip")]
         assert [len(of_one) for of_one in missed] in ([1, 0], [0, 0])
+
+
+def everywhere(schedules: Schedules) -> list[str]:
+    """Task IDs in all streams of the queue."""
+    found = []
+    for name in STREAMS:
+        reply: Any = schedules.client.xrange(MAIL.key(name))
+        found += [fields[b"task"].decode() for _, fields in reply]
+    return found
+
+
+@in_loop
+async def test_an_old_copy_fires_nothing_again(fresh_server: FreshServer, tmp_path: Path) -> None:
+    server = fresh_server(save="")
+    with schedules_on(server) as schedules, captured() as lines:
+        async with running(with_archive(server, in_file(tmp_path))) as daemon:
+            generation = schedules.put("a", overlap="allow")
+            schedules.put("b", Every(1_000), overlap="allow", jitter_ms=300)
+            await schedules.wait_tasks(4)
+            await await_until(lambda: all_archived(schedules, tmp_path), "the archive to catch up")
+            schedules.client.save()
+            shutil.copy(server.folder / "dump.rdb", server.folder / "kept.rdb")
+            schedules.put("c", overlap="allow")
+            await await_until(lambda: len(fired(schedules, "c")) > 1, "it to fire on")
+            await await_until(lambda: all_archived(schedules, tmp_path), "the archive to catch up")
+            server.kill9()
+            shutil.copy(server.folder / "kept.rdb", server.folder / "dump.rdb")
+            server.start()
+            await await_until(lambda: lines_of(lines, "schedules restored"), "the schedules to be restored", 20)
+            await await_until(lambda: lines_of(lines, "rebuilt"), "the queue to be rebuilt", 20)
+            after = schedules.now_ms()
+            for name in ("a", "b", "c"):
+                await await_until(lambda name=name: fired(schedules, name)[-1:] > [after], f"{name} to fire on")  # type: ignore[misc]
+            await daemon.wait_page("/readyz", 200)
+        found = everywhere(schedules)
+        assert len(found) == len(set(found)), "an occurrence was made twice"
+        assert all(of.split(":")[1] == generation for of in found if of.startswith("a:"))
+    assert lines_of(lines, "schedules restored")[0]["verdict"] == "rolled_back"
