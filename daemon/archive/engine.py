@@ -127,7 +127,9 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that sees one state of the database."""
         await self.open()
-        with self.translated():
+        # SQLite's reads are short. A connection that is cancelled in one is closed by a task that nobody waits for, and
+        # which never ends once the event loop closes.
+        with anyio.CancelScope(shield=self.path is not None), self.translated():
             self._still_there()
             async with self._engine.connect() as connection, connection.begin():
                 yield connection
