@@ -59,7 +59,7 @@ def usable(schedule: Schedule) -> bool:
 def test_what_is_written_reads_back_the_same(schedule: Schedule) -> None:
     plain = to_plain(schedule)
     assert from_plain(schedule.name, plain, source=schedule.source) == schedule
-    # Escaped: unescaped, PyYAML writes U+0085 so that it reads back as a blank. What we write ourselves is tried elsewhere.
+    # Escaped: unescaped, PyYAML writes U+0085 so that it reads back as a blank.
     through_yaml = yaml.safe_load(yaml.safe_dump(plain, sort_keys=False))
     assert from_plain(schedule.name, through_yaml, source=schedule.source) == schedule
     assert list(plain) == [key for key in KEYS if key in plain]
