@@ -266,8 +266,9 @@ def test_callers_of_one_level_share_the_wait(fresh_server: FreshServer, flavour:
         async with Reclaimd(url, NAMESPACE) as app:
             await asyncio.gather(*(app.enqueue(noop, n, durability="replicated") for n in range(200)))
 
-    with Proxy(primary.port) as proxy, primary.client() as client:
-        asyncio.run(main(primary.url_at(proxy.port)))
+    with primary.client() as client:
+        client.config_resetstat()
+        asyncio.run(main(primary.url))
         stats: Any = client.info("commandstats")
         waits = stats["cmdstat_wait"]["calls"]
     assert len(waiting(primary)) == 200
