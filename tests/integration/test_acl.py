@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,34 @@ async def test_schedules_are_archived_and_restored_with_the_daemons_user(
         await await_until(lambda: admin.hget(epoch, "restored"), "it to be restored")
         await await_until(lambda: admin.xlen(lane), "it to fire again")
     assert _refusals(admin) == []
+
+
+@in_loop
+async def test_a_queue_is_archived_and_rebuilt_with_the_daemons_user(
+    guarded: Server, admin: redis.Redis, tmp_path: Path
+) -> None:
+    """Delayed tasks from before the archive among them, and tasks that are accepted while it is rebuilt."""
+    archive = ArchiveSettings(url=f"sqlite:///{tmp_path}/archive.db")
+    settings = Settings(redis_url=_url(guarded, "daemon"), namespace=NAMESPACE, listen="127.0.0.1:0", archive=archive)
+    epoch, delayed, lane = MAIL.key("epoch"), MAIL.key("delayed"), MAIL.key("recovered:normal")
+    async with Reclaimd(_url(guarded, "producer"), NAMESPACE) as producer:
+        await producer.enqueue(task_app.note, 1, delay=600)
+        async with running(settings):
+            await producer.enqueue(task_app.note, 2)
+            at = MAIL.key("lane:normal")
+            await await_until(lambda: admin.hget(epoch, "mark_before"), "it to be archived")
+            await await_until(lambda: admin.xlen(at), "the task to be there")
+            await await_until(lambda: _archived_tasks(tmp_path) == 2, "both to be archived")
+            admin.flushall()
+            await producer.enqueue(task_app.note, 3)
+            await await_until(lambda: admin.hget(epoch, "state") == b"ok" and admin.xlen(lane), "it to be rebuilt")
+            assert admin.zcard(delayed) == 2
+    assert _refusals(admin) == []
+
+
+def _archived_tasks(folder: Path) -> int:
+    with contextlib.closing(sqlite3.connect(folder / "archive.db", timeout=10)) as database:
+        return int(database.execute("SELECT count(*) FROM reclaimd_tasks").fetchone()[0])
 
 
 @in_loop
