@@ -86,10 +86,7 @@ class Follower:
         began = time.monotonic()
         known = len(self._book.state.rows)
         await self._ask_time()
-        # Read before the log: one that is restored meanwhile is then seen to be another.
-        restored = self._restored
         loaded = await self._link.use(lambda client: ScheduleLog(client, self._namespace).load())
-        loaded.restored = restored
         for problem in loaded.problems:
             log.error("schedules are damaged", problem=problem)
         self._notice_loss(known, loaded)

@@ -115,7 +115,10 @@ class ScheduleLog:
         """
         tried: list[str | None] = []
         for _ in range(_ATTEMPTS):
+            # Read before the log: one that is restored meanwhile is then seen to be another.
+            restored: Any = await self._client.hget(self._epoch, "restored")
             loaded = await self._base()
+            loaded.restored = (restored or b"").decode()
             if loaded.snapshot_id in tried:
                 loaded.anchored = False
                 loaded.problems.append(_gap(loaded))
