@@ -151,3 +151,26 @@ async def test_an_old_copy_fires_nothing_again(fresh_server: FreshServer, tmp_pa
         assert len(found) == len(set(found)), "an occurrence was made twice"
         assert all(of.split(":")[1] == generation for of in found if of.startswith("a:"))
     assert lines_of(lines, "schedules restored")[0]["verdict"] == "rolled_back"
+
+
+@in_loop
+async def test_two_daemons_with_one_archive(server: Server, tmp_path: Path) -> None:
+    settings = with_archive(server, in_file(tmp_path))
+    with schedules_on(server) as schedules, captured() as lines:
+        async with running(settings) as one, running(settings) as two:
+            generation = schedules.put("a", overlap="allow")
+            await schedules.wait_tasks(2)
+            await await_until(lambda: archived(schedules, generation), "it to be archived")
+            await await_until(lambda: all_archived(schedules, tmp_path), "the archive to catch up")
+            schedules.client.flushall()
+            new = schedules.put("b", overlap="allow")
+            await await_until(lambda: lines_of(lines, "rebuilt"), "the queue to be rebuilt")
+            after = schedules.now_ms()
+            for name in ("a", "b"):
+                await await_until(lambda name=name: fired(schedules, name)[-1:] > [after], f"{name} to fire on")  # type: ignore[misc]
+            for daemon in (one, two):
+                await daemon.wait_page("/readyz", 200)
+        found = everywhere(schedules)
+        assert len(found) == len(set(found)), "an occurrence was made twice"
+        assert {of.rpartition(":")[0] for of in found} == {f"a:{generation}", f"b:{new}"}
+    assert len(lines_of(lines, "schedules restored")) == 1
