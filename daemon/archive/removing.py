@@ -153,7 +153,10 @@ async def _accepted(job: Job, task_ids: Sequence[str]) -> Collection[str]:
     key = job.partition.key("rebuild:accepted")
 
     async def ask(client: AsyncClient) -> list[int]:
-        return cast("list[int]", await client.smismember(key, list(task_ids)))
+        pipeline: Any = client.pipeline(transaction=False)
+        for task_id in task_ids:
+            pipeline.sismember(key, task_id)
+        return cast("list[int]", await pipeline.execute())
 
     return {task_id for task_id, is_member in zip(task_ids, await job.redis.use(ask), strict=True) if is_member}
 

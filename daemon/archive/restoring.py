@@ -1,11 +1,13 @@
 """The stages that bring things back: each goes on from its place in the cursor, and ends at the next stage's."""
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 import anyio
 import msgspec
+import redis
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
 from reclaimd.daemon.archive.items import Item, Maker
@@ -16,10 +18,12 @@ from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams.archive_scripts import (
     RESTORE_BYTES,
     RESTORE_ROWS,
+    RestoreTask,
     restore_facts,
     restore_seen,
     restore_tasks,
 )
+from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.redis_log import AsyncClient
 
 SEEN_MS: Final = 600_000
@@ -30,6 +34,7 @@ LEAST: Final = 64
 PAGES_AHEAD: Final = 1
 """Read from the archive while the server works on the one before."""
 
+_BAD_ROW: Final = re.compile(r"RECLAIMD_RESTORE bad value in row (\d+)")
 _batch = msgspec.json.Decoder(list[dict[str, Any]])
 
 
@@ -141,17 +146,31 @@ class _Sender:
 
     async def _send(self, items: Sequence[Item]) -> None:
         """What stays in Redis needs no call: the next one passes it."""
-        job = self._job
         tasks = [item.task for item in items if item.task is not None]
         self._behind = items[-1].cursor
-        if tasks:
-            call = restore_tasks(job.partition, job.rebuild_id, (self._cursor, self._behind), tasks)
+        while tasks:
             with self._pace.stopwatch() as watch:
-                await job.step(call, self._behind)
-            self._size.took(watch.ms, len(tasks))
-            self._cursor = self._behind
-            job.tally.restored.update(task.place for task in tasks)
-        job.meter.add(len(items))
+                bad = await self._try(tasks)
+            if bad is None:
+                self._size.took(watch.ms, len(tasks))
+                self._cursor = self._behind
+                self._job.tally.restored.update(task.place for task in tasks)
+                break
+            self._job.tally.leave_out(tasks.pop(bad[0]).task_id, bad[1])
+        self._job.meter.add(len(items))
+
+    async def _try(self, tasks: Sequence[RestoreTask]) -> tuple[int, str] | None:
+        """Send them; returns which one is refused, and why. Then none was restored."""
+        job = self._job
+        call = restore_tasks(job.partition, job.rebuild_id, (self._cursor, self._behind), tasks)
+        try:
+            await job.step(call, self._behind)
+        except (redis.ResponseError, ReclaimdError) as error:
+            bad = _BAD_ROW.search(str(error))
+            if bad is None or not 0 < int(bad[1]) <= len(tasks):
+                raise
+            return int(bad[1]) - 1, "its envelope is not one of the protocol"
+        return None
 
     async def end(self, following: Place) -> Place:
         """Move the cursor to the next stage."""
@@ -163,19 +182,19 @@ class _Sender:
 async def count_restored(job: Job, place: Place) -> None:
     """Of a rebuild that goes on: what was restored before counts in its report too."""
     counts = await job.store.count_tasks(job.partition)
-    if place.stage != "tasks":
-        job.tally.restored.update(counts)
-        job.tally.kept = max(0, job.tally.kept - sum(counts.values()))
-        return
-    if not place.rest:
-        return
-    cursor = Cursor.parse(place.rest)
-    left = await _left_of_rank(job, cursor)
-    for name, number in counts.items():
-        before = number if RANKS[name] < cursor.rank else number - left if RANKS[name] == cursor.rank else 0
-        if before:
-            job.tally.restored[name] += before
-            job.tally.kept = max(0, job.tally.kept - before)
+    if place.stage == "tasks":
+        if not place.rest:
+            return
+        cursor = Cursor.parse(place.rest)
+        left = await _left_of_rank(job, cursor)
+        before = {name: number for name, number in counts.items() if RANKS[name] <= cursor.rank}
+        before = {name: number - (left if RANKS[name] == cursor.rank else 0) for name, number in before.items()}
+    else:
+        before = counts
+    for name, number in before.items():
+        job.tally.restored[name.replace("lane:", "recovered:")] += number
+    job.tally.restored = +job.tally.restored
+    job.tally.kept = max(0, job.tally.kept - sum(before.values()))
 
 
 async def _left_of_rank(job: Job, cursor: Cursor) -> int:

@@ -2,11 +2,21 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from reclaimd.daemon.archive.items import Maker
+from reclaimd.daemon.archive.job import Job
+from reclaimd.daemon.archive.progress import Meter, silent
+from reclaimd.daemon.rebuild import envelopes
+from reclaimd.daemon.rebuild.plan import restorable
+from reclaimd.daemon.rebuild.values import RANKS, Changes, PartitionRow, Restorable, TaskRow, sort_of_entry
+from reclaimd.streams.keys import Partition
 from support.daemons import in_loop
 from support.partitions import assert_same
-from support.rebuilds import Ward, deleted, ward
+from support.rebuilds import ME, Ward, deleted, ward
 from support.servers import FreshServer, Server
 
 GUARDED = (
@@ -222,3 +232,63 @@ async def test_the_redis_of_another_team_is_left_alone(server: Server, tmp_path:
             assert await one.kind() == "foreign"
             assert other.held() == theirs
             assert await other.kind() == "healthy"
+
+
+@in_loop
+async def test_what_redis_refuses_is_left_out_and_told(server: Server, tmp_path: Path) -> None:
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill()
+        await one.archive()
+        before = one.held()
+        row = await one.store.partition(one.partition)
+        assert row is not None
+        good = next(task for task in await one.store.tasks_after(one.partition, None, 100) if task.place == "lane:high")
+        fields = good.envelope.replace(good.task_id.encode(), b"odd")
+        odd = msgspec.structs.replace(good, task_id="odd", entry_id="not one", envelope=fields)
+        unread = msgspec.structs.replace(good, task_id="unread", envelope=b"{")
+        await one.store.commit(one.partition, ME, Changes(upserts=(odd, unread)), row.positions)
+        one.client.flushall()
+        report = await one.rebuild()
+        assert_same(before, one.held())
+        assert report.unrestorable_count == 2
+        assert {one.what for one in report.unrestorable} == {"odd", "unread"}
+        assert all(one.reason for one in report.unrestorable)
+
+
+@given(
+    task_id=st.text("abcZ09_.:-", min_size=1, max_size=20),
+    lane=st.sampled_from(["high", "normal", "low", "odd"]),
+    numbers=st.tuples(*[st.from_regex(r"[0-9]{1,16}|x|٣", fullmatch=True)] * 2),
+    body=st.text(max_size=20),
+    extra=st.sampled_from([[], ["deliveries", "1"], ["unique", "u"], ["handbacks", "0"]]),
+    at=st.integers(0, 2_000),
+)
+def test_the_short_way_is_the_long_way(
+    task_id: str, lane: str, numbers: tuple[str, str], body: str, extra: list[str], at: int
+) -> None:
+    words = ["task", task_id, "at", numbers[0], "lane", lane, "max", numbers[1], *extra, "body", body]
+    row = TaskRow(
+        task_id=task_id,
+        place="lane:normal",
+        rank=RANKS["lane:normal"],
+        sort=sort_of_entry("5-1"),
+        envelope=envelopes.pack([word.encode() for word in words]),
+        entry_id="5-1",
+        lane=lane,
+        at=at,
+    )
+    job = Job(None, None, Partition("t", "mail"), PartitionRow(namespace="t", queue="mail"), "empty", 77, Meter(silent))  # type: ignore[arg-type]
+    short = Maker(job, seen_since_ms=1_000).plain(row)
+    long = restorable(row, verdict="empty", now_ms=77, seen_since_ms=1_000)
+    if short is None:
+        return
+    assert isinstance(long, Restorable)
+    assert list(short.fields) == [field.decode() for field in envelopes.unpack(long.envelope)]
+    assert (short.task_id, short.place, short.due, short.unique, short.seen, short.old_entry_id) == (
+        long.task_id,
+        long.place,
+        long.due,
+        long.unique,
+        long.seen,
+        long.old_entry_id,
+    )

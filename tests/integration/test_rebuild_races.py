@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,13 +33,14 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Of an archive that does not exist yet."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/archive.db"
+        yield f"sqlite:///{tmp_path}/archive.db"
+        return
     postgres = Postgres().create()
-    request.addfinalizer(postgres.remove)
-    return postgres.url()
+    yield postgres.url()
+    postgres.remove()
 
 
 class Killed(Exception):

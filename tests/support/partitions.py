@@ -7,8 +7,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import redis
-
 SENTINEL = "{archive}"
 LANES = ("high", "normal", "low")
 
@@ -44,7 +42,7 @@ class Held:
     state: str
 
 
-def held(client: redis.Redis, tag: str) -> Held:
+def held(client: Any, tag: str) -> Held:
     """Read the partition with this tag. Raises AssertionError when a task is in two places."""
     tasks: dict[str, Task] = {}
     order: dict[str, list[str]] = {}
@@ -115,11 +113,11 @@ def assert_same(before: Held, after: Held, *, new: frozenset[str] = frozenset(),
         assert after.counters.get(name, 0) >= before.counters.get(name, 0), f"counter {name}"
 
 
-def _entries(client: redis.Redis, key: str) -> list[dict[str, str]]:
+def _entries(client: Any, key: str) -> list[dict[str, str]]:
     return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in client.xrange(key)]
 
 
-def _hash(client: redis.Redis, key: str) -> dict[str, str]:
+def _hash(client: Any, key: str) -> dict[str, str]:
     pairs = {name.decode(): value.decode() for name, value in client.hgetall(key).items()}
     pairs.pop(SENTINEL, None)
     return pairs

@@ -98,8 +98,9 @@ class Ward:
             outcome: codec.Outcome = "retry" if delivery.task_id == "retried" else "failed"
             more: dict[str, Any] = {"delay_ms": 3_600_000} if outcome == "retry" else {}
             self.settle("worker", worker, delivery, outcome, run_ms=1, cause="ValueError", error="no", **more)
-        purged = next(i for i, f in self.client.xrange(self.partition.key("dead")) if f[b"task"] == b"purged")
-        assert self.call(scripts.purge(self.partition, [purged.decode()])) == 1
+        letters: Any = self.client.xrange(self.partition.key("dead"))
+        purged = next(entry_id.decode() for entry_id, fields in letters if fields[b"task"] == b"purged")
+        assert self.call(scripts.purge(self.partition, [purged])) == 1
         self.enqueue("suspect", lane="low")
         self.crash("suspect")
         self.crash("suspect")
