@@ -73,8 +73,12 @@ class Kept:
     def add(self, present: Present, covers: Iterable[str]) -> None:
         """This one stays; it stands for the rows of its ID with these letters."""
         for letter in covers:
-            self._covered.add(_name(present.task_id, letter))
+            self.cover(present.task_id, letter)
         self.note(present.task_id, present.place, present.schedule)
+
+    def cover(self, task_id: str, letter: str) -> None:
+        """This row is not restored."""
+        self._covered.add(_name(task_id, letter))
 
     def note(self, task_id: str, place: str, schedule: str) -> None:
         """A task that is there once the rebuild has ended."""

@@ -101,9 +101,9 @@ async def accept_partition(
     new_id: Callable[[], str],
     events_cap: int,
 ) -> Report:
-    """Take Redis as it is: nothing is restored, and the archive forgets its tasks and reads everything again.
+    """Take Redis as it is: no more is restored, and the archive forgets its tasks and reads everything again.
 
-    `me`: who owns the partition's row then. Raises Overtaken, also when a rebuild of it has begun to restore.
+    `me`: who owns the partition's row then. Raises Overtaken.
     """
     row, frozen = await _freeze(store, redis, partition, verdict, seen, new_id, "rebuilding")
     job = Job(store, redis, partition, row, "accepted", await _server_ms(redis), Meter(silent))

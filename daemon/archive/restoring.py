@@ -13,7 +13,7 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from reclaimd.daemon.archive.items import Item, Maker
 from reclaimd.daemon.archive.job import Job, Place
 from reclaimd.daemon.batches import BatchSize, Pace
-from reclaimd.daemon.rebuild.values import RANKS, Cursor, entry_ms
+from reclaimd.daemon.rebuild.values import EVENTS, RANKS, Cursor, entry_ms
 from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams.archive_scripts import (
     RESTORE_BYTES,
@@ -44,7 +44,7 @@ async def restore_ids(job: Job, place: Place) -> Place:
     """
     job.meter.begin("restoring task IDs")
     at = str(place) if place.rest else ""
-    since = place.rest or f"{max(0, _newest_ms(job) - SEEN_MS)}-0"
+    since = place.rest or f"{_seen_since(job)}-0"
     names: list[str] = []
     last = since
     async for entry in job.store.events(job.partition, after=since, contains=b'"Enqueued"'):
@@ -71,8 +71,10 @@ async def _restore_names(job: Job, at: str, entry_id: str, names: list[str]) -> 
     return to
 
 
-def _newest_ms(job: Job) -> int:
-    return entry_ms(job.row.positions.get("events", "0-0"))
+def _seen_since(job: Job) -> int:
+    """Wall ms. An archive that is about to read everything again does not know what came last."""
+    newest = entry_ms(job.row.positions.get(EVENTS, ""))
+    return max(0, newest - SEEN_MS if newest else job.now_ms - 6 * SEEN_MS)
 
 
 def _enqueued(e: bytes) -> list[str]:
@@ -102,7 +104,7 @@ async def restore_every_task(job: Job, place: Place) -> Place:
 
 
 async def _read_pages(job: Job, after: Cursor | None, pages: ObjectSendStream[list[Item]], stolen: Stolen) -> None:
-    maker = Maker(job, seen_since_ms=_newest_ms(job) - SEEN_MS)
+    maker = Maker(job, seen_since_ms=_seen_since(job))
     async with pages:
         while True:
             rows = await job.store.tasks_after(job.partition, after, PAGE)
@@ -212,7 +214,7 @@ async def would_restore(job: Job) -> None:
     """Count what a rebuild would bring back, for a dry run."""
     counts = await job.store.count_tasks(job.partition)
     job.meter.begin("planning", sum(counts.values()))
-    maker = Maker(job, seen_since_ms=_newest_ms(job) - SEEN_MS)
+    maker = Maker(job, seen_since_ms=_seen_since(job))
     after: Cursor | None = None
     while rows := await job.store.tasks_after(job.partition, after, PAGE):
         after = Cursor(rows[-1].rank, rows[-1].sort, rows[-1].task_id)

@@ -13,6 +13,7 @@ from reclaimd.daemon.archive.progress import Meter, silent
 from reclaimd.daemon.rebuild import envelopes
 from reclaimd.daemon.rebuild.plan import restorable
 from reclaimd.daemon.rebuild.values import RANKS, Changes, PartitionRow, Restorable, TaskRow, sort_of_entry
+from reclaimd.streams import scripts
 from reclaimd.streams.keys import Partition
 from support.daemons import in_loop
 from support.partitions import assert_same
@@ -292,3 +293,21 @@ def test_the_short_way_is_the_long_way(
         long.seen,
         long.old_entry_id,
     )
+
+
+@in_loop
+async def test_what_ended_after_the_last_look_does_not_come_back(server: Server, tmp_path: Path) -> None:
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill(paused=False)
+        await one.archive()
+        token = one.join("second", "w2")
+        for task in one.take("second", token, 2):
+            one.settle("second", token, task, "succeeded", run_ms=1)
+        letter = one.client.xrange(one.partition.key("dead"), count=1)[0][0].decode()
+        assert one.call(scripts.purge(one.partition, [letter])) == 1
+        before = one.held()
+        deleted(one.client, one.partition.key("lane:low"))
+        assert await one.kind() == "partial"
+        await one.rebuild()
+        assert_same(before, one.held(), ordered=False)
+        await assert_whole(one, "partial")
