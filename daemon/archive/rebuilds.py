@@ -1,6 +1,7 @@
 """Rebuilds as the archive remembers them."""
 
 import time
+from typing import Final
 
 import msgspec
 from sqlalchemy import select, update
@@ -14,6 +15,7 @@ from reclaimd.streams.keys import Partition
 
 _rebuilds = schema.rebuilds.c
 _partitions = schema.partitions.c
+_BEGUN: Final = ("lost", "rebuilding")
 _report = msgspec.json.Decoder(Report)
 
 
@@ -43,8 +45,11 @@ async def begin(
     key = {"namespace": partition.namespace, "queue": partition.queue, "number": partition.number}
     async with database.writing() as connection:
         await connection.execute(insert_new(schema.partitions, database.dialect), key)
-        await connection.execute(update(schema.partitions).where(is_partition(partition)).values(begun))
-        await connection.execute(insert_new(schema.rebuilds, database.dialect), row)
+        # Of two who begin at once the first one's is done, by both.
+        free = _partitions.state.not_in(_BEGUN) | (_partitions.rebuild_id == rebuild_id)
+        done = await connection.execute(update(schema.partitions).where(is_partition(partition), free).values(begun))
+        if done.rowcount == 1:
+            await connection.execute(insert_new(schema.rebuilds, database.dialect), row)
 
 
 @to_the_end
