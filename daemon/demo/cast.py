@@ -17,7 +17,8 @@ import redis
 
 from reclaimd.daemon.demo.tasks import DIARY
 from reclaimd.daemon.view import PartitionView, decode_view
-from reclaimd.streams import redis_log, scripts
+from reclaimd.streams import Reclaimd, redis_log, scripts
+from reclaimd.streams.configure import Config
 from reclaimd.streams.keys import Partition
 from reclaimd.streams.worker.child import die_with_parent
 
@@ -53,7 +54,7 @@ class Stage:
         self.url = url
         self.namespace = namespace
         self.partition = Partition(namespace, QUEUE)
-        self._app = app
+        self._target = app
         self.client = redis_log.connect_sync(url)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         own = {name: value for name, value in os.environ.items() if not name.startswith("RECLAIMD_")}
@@ -67,6 +68,12 @@ class Stage:
             "RECLAIMD_WORKER_GRACE": "2s",
             **settings,
         }
+
+    def app(self) -> Reclaimd:
+        """What enqueues and schedules here, whatever the environment says of another Redis and its password."""
+        app = Reclaimd()
+        app.configure(Config(redis_url=self.url, namespace=self.namespace))
+        return app
 
     @property
     def archive_url(self) -> str | None:
@@ -86,7 +93,7 @@ class Stage:
 
     def start_worker(self, worker: str) -> None:
         """`reclaimd worker` under this ID."""
-        self._start(worker, "worker", self._app, "--queue", QUEUE, "--id", worker, "--concurrency", "20")
+        self._start(worker, "worker", self._target, "--queue", QUEUE, "--id", worker, "--concurrency", "20")
 
     def _start(self, name: str, *arguments: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -104,6 +111,10 @@ class Stage:
     def view(self) -> PartitionView:
         """The partition as the daemon sees it."""
         return decode_view(QUEUE, 0, redis_log.send_sync(self.client, scripts.view(self.partition)))
+
+    def pause(self, *, paused: bool) -> None:
+        """Let workers take nothing from the queue, or again."""
+        redis_log.send_sync(self.client, scripts.pause(self.partition, paused=paused))
 
     def worker_pid(self, worker: str) -> int | None:
         """The process that holds this worker ID now."""

@@ -24,7 +24,7 @@ from reclaimd.daemon.demo.cast import LEASE, BrokenPromise, Note, Stage, wait_fo
 from reclaimd.daemon.demo.drill_tasks import beat, effects_key, step
 from reclaimd.daemon.demo.report import Report, show_logs, table
 from reclaimd.daemon.demo.scratch import Scratch
-from reclaimd.streams import Reclaimd, every
+from reclaimd.streams import every
 from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.settings import Settings
 
@@ -108,7 +108,7 @@ class Drill:
         stage, plan = self._stage, self._plan
         self._say(f"scratch namespace {stage.namespace}, folder {stage.folder}")
         stage.start_daemon()
-        app = Reclaimd(stage.url, stage.namespace)
+        app = stage.app()
         if plan.flush:
             app.schedules.put_sync(BEAT, beat, every("1s"), overlap="allow")
         calls = [step.call(0.6 if number % 10 == 0 else 0.05) for number in range(plan.tasks)]
@@ -122,8 +122,11 @@ class Drill:
         if stage.archive_url:
             self._archive.wait_archived(stage)
             self._say("archive has every accepted task")
+        # Or the first one would be done with everything before the last one is there.
+        stage.pause(paused=True)
         self._start_workers()
         wait_for("live workers", lambda: stage.view().live == plan.workers, 60.0)
+        stage.pause(paused=False)
         self._say(f"start   {plan.workers} workers beside the daemon, leases of {LEASE:g} s")
 
     @property
@@ -165,7 +168,7 @@ class Drill:
         if self._plan.flush:
             ahead = len(self._stage.beats())
             wait_for("the schedule to fire again", lambda: len(self._stage.beats()) > ahead)
-            app = Reclaimd(self._stage.url, self._stage.namespace)
+            app = self._stage.app()
             app.schedules.remove_sync(BEAT)
             app.close()
         # A task writes its end down before it is settled: what has none by then will never have one.

@@ -15,11 +15,11 @@ from pathlib import Path
 from rich.console import Console
 
 from reclaimd.daemon.demo import restored
-from reclaimd.daemon.demo.cast import LEASE, NAMESPACE, BrokenPromise, DemoStage, Stage, wait_for
+from reclaimd.daemon.demo.cast import LEASE, BrokenPromise, DemoStage, Stage, wait_for
 from reclaimd.daemon.demo.report import Report, show_logs, table
 from reclaimd.daemon.demo.tasks import beat, step
 from reclaimd.daemon.embedded import EmbeddedServer
-from reclaimd.streams import Reclaimd, every
+from reclaimd.streams import every
 from reclaimd.streams.errors import ReclaimdError
 
 TASKS = 1_000
@@ -68,7 +68,7 @@ class Play:
             stage.start_worker(worker)
         wait_for("three live workers", lambda: stage.view().live == len(WORKERS))
         self._say(f"start   the daemon and {len(WORKERS)} workers, leases of {LEASE:g} s")
-        app = Reclaimd(stage.url, NAMESPACE)
+        app = stage.app()
         # Each instant counts here; by default one that comes while the task before still runs is skipped.
         app.schedules.put_sync(BEAT, beat, every(f"{BEAT_MS}ms"), overlap="allow")
         self._say(f"schedule a beat every {BEAT_MS / 1000:g} s")
@@ -142,7 +142,7 @@ class Play:
 
     def _drain(self) -> None:
         stage = self._stage
-        app = Reclaimd(stage.url, NAMESPACE)
+        app = stage.app()
         app.schedules.remove_sync(BEAT)
         wait_for("all tasks to be settled", self._all_settled, 25.0)
         self._say("done    every task is settled")
@@ -191,7 +191,7 @@ class Play:
         if took > RESTORED_WITHIN:
             report.broken.append(f"Redis was whole again only after {took:.1f} s")
         wait_for("the schedule to fire again", lambda: self._beat_since(flushed + took))
-        self._app().schedules.remove_sync(BEAT)
+        self._stage.app().schedules.remove_sync(BEAT)
         wait_for("all tasks to have ended", lambda: more <= self._ended() and not stage.view().open_tasks, 25.0)
         began_again = {note.task_id for note in stage.notes() if note.what == "began" and note.at > flushed}
         report.settled += len(more & self._ended())
@@ -199,7 +199,7 @@ class Play:
         self._say("done    every task is settled")
 
     def _accept_more(self) -> set[str]:
-        app = self._app()
+        app = self._stage.app()
         app.schedules.put_sync(BEAT, beat, every(f"{BEAT_MS}ms"), overlap="allow")
         calls = [step.call(0.6) for _ in range(MORE_TASKS)]
         later = [step.call(0.05).options(delay="2s") for _ in range(MORE_TASKS // 10)]
@@ -214,9 +214,6 @@ class Play:
 
     def _beat_since(self, instant: float) -> bool:
         return any(note.what == "beat" and note.at > instant for note in self._stage.notes())
-
-    def _app(self) -> Reclaimd:
-        return Reclaimd(self._stage.url, NAMESPACE)
 
     def _judge(self) -> None:
         """By the diary alone."""

@@ -10,7 +10,6 @@ import anyio
 from reclaimd.daemon.archive.store import Store, open_store
 from reclaimd.daemon.demo.cast import Stage, wait_for
 from reclaimd.daemon.rebuild.values import DEAD, EVENTS, Cursor
-from reclaimd.streams import Reclaimd
 from reclaimd.streams.ids import EntryID
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def last_rebuild(stage: Stage, before: str = "") -> Report:
 
 def wait_schedules(stage: Stage, least: int) -> int:
     """Until Redis knows so many schedules; returns how many. Raises BrokenPromise."""
-    app = Reclaimd(stage.url, stage.namespace)
+    app = stage.app()
 
     def known() -> int | None:
         number = len(list(app.schedules.list_sync()))

@@ -63,23 +63,16 @@ def processes_of(namespace: str) -> list[int]:
 
 @pytest.mark.parametrize("flush", [False, True], ids=["kill", "flush"])
 @pytest.mark.flavours("valkey", "redis62")
-def test_a_drill_loses_nothing_and_touches_nothing_else(server: Server, in_use: redis.Redis, flush: bool) -> None:
-    """As the user that its help asks for, who may reach no other key."""
+def test_a_drill_loses_nothing_and_touches_nothing_else(
+    server: Server, in_use: redis.Redis, flush: bool, tmp_path: Path
+) -> None:
+    """As the user that its help asks for, who may reach no other key; the password is where it belongs."""
     before = theirs(in_use)
+    (tmp_path / "password").write_text("d\n")
+    where = ("--redis-url", f"redis://driller@127.0.0.1:{server.port}/0", "--namespace", NAMESPACE, "--json")
+    secret = {"RECLAIMD_REDIS_PASSWORD_FILE": str(tmp_path / "password")}
     more = ["--flush"] if flush else []
-    args = (
-        "--redis-url",
-        drill_url(server),
-        "--namespace",
-        NAMESPACE,
-        "drill",
-        "--tasks",
-        "100",
-        "--workers",
-        "2",
-        "--json",
-    )
-    done = reclaimd(*args, *more, timeout=TIMEOUT)
+    done = reclaimd(*where, "drill", "--tasks", "100", "--workers", "2", *more, timeout=TIMEOUT, env=secret)
     assert done.code == 0, done
     report = done.json
     assert (report["accepted"], report["settled"], report["lost"], report["broken"]) == (100, 100, 0, [])
