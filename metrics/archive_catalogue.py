@@ -41,7 +41,9 @@ COMMITS = own("archive_commits_total", "counter", "Transactions in which the arc
 COMMIT_SECONDS = spans("archive_commit", "Time that one such transaction took.", "daemon", (), COMMIT)
 EVENTS = own("archive_events_total", "counter", "Entries of event streams that were archived.", _QUEUE)
 ERRORS = own("archive_errors_total", "counter", "Times that the archive could not be read or written.")
-UP = own("archive_up", "gauge", "1 when the last thing asked of the archive was done, 0 when it failed.")
+UP = own(
+    "archive_up", "gauge", "1 while the archive does all that it is asked for, 0 while it is behind because it fails."
+)
 BYTES = own(
     "archive_events_bytes",
     "gauge",

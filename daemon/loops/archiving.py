@@ -30,6 +30,7 @@ RETENTION: Final = "archive_retention"
 OPEN_SECONDS: Final = 5.0
 FIRST_PAUSE: Final = 0.2
 LONGEST_PAUSE: Final = 2.0
+HANDOVER_SECONDS: Final = 0.4
 REGISTRY_SECONDS: Final = 30.0
 RETENTION_SECONDS: Final = 3600.0
 
@@ -141,9 +142,22 @@ class Archiving:
             await anyio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        """Close the archive."""
-        self._store = None
+        """Leave the queues to others at once, if the archive answers, and close it."""
+        store, self._store = self._store, None
+        if store is not None and not self.behind:
+            with anyio.move_on_after(HANDOVER_SECONDS):
+                await self._hand_over(store)
         await self._stack.aclose()
+
+    async def _hand_over(self, store: "Store") -> None:
+        owned = [archiver.partition for archiver in self.members.values() if archiver.owner]
+        try:
+            for partition in owned:
+                row = await store.partition(partition)
+                if row is not None and row.ownership.owner == self.me:
+                    await store.claim(partition, "", row.ownership)
+        except ArchiveFailed as error:
+            log.info("queues were not handed over", error=str(error))
 
     async def store(self) -> "Store":
         """The archive, opened if it is not yet. Raises ArchiveFailed, at once while it has failed just now."""
@@ -186,9 +200,9 @@ class Archiving:
 
     def worked(self, queue: str) -> None:
         """This queue is archived as far as it can be."""
-        self._metrics.up.set(1)
         if self._failing.pop(queue, None) is not None and not self._failing:
             log.info("archive has caught up")
+        self._metrics.up.set(not self._failing)
         self._report()
 
     def rebuilt(self, queue: str) -> None:

@@ -141,6 +141,8 @@ async def test_killed_at_any_instant_it_misses_nothing_and_doubles_nothing(serve
         async def traffic() -> None:
             while not stop.is_set():
                 await asyncio.to_thread(life.live, 5)
+                # At some pace, or comparing them takes all the time.
+                await asyncio.sleep(0.02)
 
         going = asyncio.create_task(traffic())
         for number in range(4):
@@ -152,7 +154,7 @@ async def test_killed_at_any_instant_it_misses_nothing_and_doubles_nothing(serve
         stop.set()
         await going
         with served(server, url, tmp_path, "last"):
-            await wait_same(url, queue, timeout=20)
+            await wait_same(url, queue, timeout=40)
         async with open_store(url) as store:
             kept = [entry.entry_id async for entry in store.events(queue.partition)]
         there = [entry[0].decode() for entry in queue.raw("XRANGE", queue.partition.key("events"), "-", "+")]
@@ -224,6 +226,19 @@ async def test_a_silent_owner_is_replaced_within_ten_seconds(server: Server, tmp
             assert time.monotonic() - began > 4
             queue.enqueue(3)
             await wait_same(url, queue)
+
+
+@pytest.mark.flavours("valkey")
+@in_loop
+async def test_who_stops_hands_over_at_once(server: Server, tmp_path: Path) -> None:
+    url = in_file(tmp_path)
+    async with queue_on(server) as queue:
+        queue.enqueue(3)
+        async with running(with_archive(server, url)) as second, running(with_archive(server, url)):
+            await wait_same(url, queue)
+            assert await sample(second, "reclaimd_archive_owned", queue="mail") == 1
+        async with running(with_archive(server, url)) as third:
+            assert await sample(third, "reclaimd_archive_owned", queue="mail") == 1
 
 
 @pytest.mark.flavours("valkey")
@@ -400,7 +415,7 @@ async def test_beyond_the_limit_events_go_and_all_is_read_again(server: Server, 
             assert queue.length("events") < 1_500
             other.execute("ROLLBACK")
         await wait_same(url, queue, timeout=30)
-        assert await sample(daemon, "reclaimd_archive_gaps_total", queue="mail") == 1
+        assert (await sample(daemon, "reclaimd_archive_gaps_total", queue="mail") or 0) >= 1
 
 
 @pytest.mark.flavours("valkey")

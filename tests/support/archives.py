@@ -1,20 +1,19 @@
 """What an archive holds of a partition, to be compared with what Redis holds; and a life of tasks to be archived."""
 
-import asyncio
 import random
 import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from reclaimd.daemon.archive.errors import ArchiveFailed
 from reclaimd.daemon.archive.store import Store, open_store
 from reclaimd.daemon.rebuild.rows import stored_task
-from reclaimd.daemon.rebuild.values import DEAD, QUEUED, FiredRow, TaskRow
+from reclaimd.daemon.rebuild.values import DEAD, QUEUED, Cursor, FiredRow, TaskRow
 from reclaimd.streams import scripts
 from reclaimd.streams.codec import Delivery, Settlement, settle
 from reclaimd.streams.keys import SENTINEL, STREAMS
@@ -39,21 +38,42 @@ def in_file(folder: Path) -> str:
     return f"sqlite:///{folder}/archive.db"
 
 
-def in_redis(queue: Queue) -> dict[tuple[str, str], tuple[str, str]]:
-    """(task_id, letter) → (place, entry ID or due)."""
+class Held(NamedTuple):
+    """What a partition holds at one instant. `tasks`: (task_id, letter) → (place, entry ID, due or schedule)."""
+
+    tasks: dict[tuple[str, str], tuple[str, str]]
+    fired: dict[str, str]
+    counters: dict[str, int]
+    paused: bool
+
+
+def in_redis(queue: Queue) -> Held:
+    """Read it."""
+    streams = (*STREAMS, DEAD)
+    key = queue.partition.key
+    commands: list[tuple[str, ...]] = [("XRANGE", key(name), "-", "+") for name in streams]
+    commands += [("ZRANGE", key("delayed"), "0", "-1", "WITHSCORES")]
+    commands += [("HGETALL", key(name)) for name in ("queued", "fired", "counters", "control")]
+    *entries, scores, queued, fired, counters, control = queue.together(*commands)
     found: dict[tuple[str, str], tuple[str, str]] = {}
-    for name in (*STREAMS, DEAD):
-        for entry_id, fields in queue.raw("XRANGE", queue.partition.key(name), "-", "+"):
-            task = fields[b"task"].decode()
-            found[task, entry_id.decode() if name == DEAD else ""] = (name, entry_id.decode())
-    scores = queue.raw("ZRANGE", queue.partition.key("delayed"), 0, -1, "WITHSCORES")
-    pairs = scores if scores and isinstance(scores[0], list) else list(zip(scores[::2], scores[1::2], strict=True))
-    for member, due in pairs:
+    for name, rows in zip(streams, entries, strict=True):
+        for entry_id, fields in rows:
+            found[fields[b"task"].decode(), entry_id.decode() if name == DEAD else ""] = (name, entry_id.decode())
+    for member, due in scores:
         if member.decode() != SENTINEL:
             found[member.decode(), ""] = ("delayed", str(int(float(due))))
-    for name, body in _hash(queue, "queued").items():
+    for name, body in _plain(queued).items():
         found[stored_task(body), ""] = (QUEUED, name)
-    return found
+    return Held(
+        found,
+        {name: row.decode() for name, row in _plain(fired).items()},
+        {name: int(number) for name, number in _plain(counters).items()},
+        _plain(control).get("paused") == b"1",
+    )
+
+
+def _plain(found: dict[bytes, bytes]) -> dict[str, bytes]:
+    return {name.decode(): value for name, value in found.items() if name.decode() != SENTINEL}
 
 
 def in_archive(rows: list[TaskRow]) -> dict[tuple[str, str], tuple[str, str]]:
@@ -69,14 +89,13 @@ def _where(row: TaskRow) -> str:
 
 async def all_tasks(store: Store, queue: Queue) -> list[TaskRow]:
     """Every row, in order."""
-    rows, cursor = list[TaskRow](), None
+    rows = list[TaskRow]()
+    cursor: Cursor | None = None
     while True:
         page = await store.tasks_after(queue.partition, cursor, 1_000)
         rows += page
         if len(page) < 1_000:
             return rows
-        from reclaimd.daemon.rebuild.values import Cursor
-
         cursor = Cursor(page[-1].rank, page[-1].sort, page[-1].task_id)
 
 
@@ -88,14 +107,12 @@ async def difference(url: str, queue: Queue) -> str:
         if row is None:
             return "it holds nothing"
         fired = {name: _text(fired) for name, fired in (await store.fired(queue.partition)).items()}
-        counters = {name.decode(): int(n) for name, n in _pairs(queue, "counters") if name.decode() != SENTINEL}
-        paused = queue.raw("HGET", queue.partition.key("control"), "paused") == b"1"
     parts = {
-        "missing": {key: value for key, value in there.items() if here.get(key) != value},
-        "too many": {key: value for key, value in here.items() if key not in there},
-        "fired": {} if fired == {n: v.decode() for n, v in _hash(queue, "fired").items()} else fired,
-        "counters": {} if counters == row.counters else {"redis": counters, "archive": row.counters},
-        "paused": {} if paused == row.paused else {"redis": paused},
+        "missing": {key: value for key, value in there.tasks.items() if here.get(key) != value},
+        "too many": {key: value for key, value in here.items() if key not in there.tasks},
+        "fired": {} if fired == there.fired else fired,
+        "counters": {} if there.counters == row.counters else {"redis": there.counters, "archive": row.counters},
+        "paused": {} if there.paused == row.paused else {"redis": there.paused},
     }
     return "; ".join(f"{name}: {str(part)[:600]}" for name, part in parts.items() if part)
 
@@ -120,15 +137,6 @@ async def wait_same(url: str, queue: Queue, timeout: float = 15.0) -> None:
 
 def _text(row: FiredRow) -> str:
     return f"{row.generation}|{row.last}|{row.count}|{row.open}"
-
-
-def _pairs(queue: Queue, name: str) -> list[tuple[bytes, bytes]]:
-    found = queue.raw("HGETALL", queue.partition.key(name))
-    return list(found.items()) if isinstance(found, dict) else list(zip(found[::2], found[1::2], strict=True))
-
-
-def _hash(queue: Queue, name: str) -> dict[str, bytes]:
-    return {key.decode(): value for key, value in _pairs(queue, name) if key.decode() != SENTINEL}
 
 
 class Life:
@@ -216,7 +224,7 @@ class Served:
         """Its log."""
         return self.log.read_text(errors="replace")
 
-    def wait_said(self, text: str, timeout: float = 15.0) -> None:
+    def wait_said(self, text: str, timeout: float = 30.0) -> None:
         """Until its log holds this."""
         wait_until(
             lambda: text in self.said() or self.process.poll() is not None, f"the daemon to say: {text}", timeout
@@ -247,8 +255,3 @@ def sample_in(text: str, name: str, **labels: str) -> float | None:
         if match and dict(re.findall(r'(\w+)="([^"]*)"', match[1] or "")) == labels:
             return float(match[2])
     return None
-
-
-async def soon(seconds: float) -> None:
-    """Let the event loop of a daemon in this process run for a moment."""
-    await asyncio.sleep(seconds)

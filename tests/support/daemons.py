@@ -143,6 +143,13 @@ class Queue:
         """Any command; keys by `partition.key`."""
         return self._client.execute_command(*command)  # type: ignore[no-untyped-call]
 
+    def together(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """These commands at one instant, their replies in the client library's forms."""
+        pipeline: Any = self._client.pipeline(transaction=True)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return list(pipeline.execute())
+
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
