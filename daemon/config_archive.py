@@ -25,20 +25,22 @@ def with_archive(config: Config, environ: Mapping[str, str]) -> Config:
     archive = config.archive
     origins = dict(config.origins)
     state = environ.get("STATE_DIRECTORY", "").split(":")[0]
-    if archive.url is None and state:
-        archive = msgspec.structs.replace(archive, url=f"sqlite:///{Path(state, FILE)}")
+    url = archive.url
+    if url is None and state:
+        url = f"sqlite:///{Path(state, FILE)}"
+        archive = msgspec.structs.replace(archive, url=url)
         origins["archive.url"] = "systemd state directory"
-    if archive.url is None:
+    if url is None:
         return config
     path = archive.password_file
     if path is not None:
-        archive = msgspec.structs.replace(archive, url=_with_file(config, archive.url, path))
-    elif not archive.url.startswith("sqlite") and not has_password(archive.url):
+        archive = msgspec.structs.replace(archive, url=_with_file(config, url, path))
+    elif not url.startswith("sqlite") and not has_password(url):
         folder = environ.get("CREDENTIALS_DIRECTORY")
         password = password_in(Path(folder, CREDENTIAL), _WHAT) if folder else None
         if folder and password is not None:
             path = str(Path(folder, CREDENTIAL))
-            archive = msgspec.structs.replace(archive, url=with_password(archive.url, password), password_file=path)
+            archive = msgspec.structs.replace(archive, url=with_password(url, password), password_file=path)
             origins["archive.password_file"] = f"systemd credential {CREDENTIAL}"
     return msgspec.structs.replace(config, archive=archive, origins=origins)
 
