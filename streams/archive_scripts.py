@@ -282,7 +282,7 @@ def restore_tasks(
 
 def _packable(task: RestoreTask) -> tuple[Any, ...]:
     """Bytes as text of MessagePack, whatever they are: the server's decoder knows no other."""
-    if all(type(field) is str for field in task.fields):
+    if bytes not in map(type, task.fields):
         return task
     fields = [field if isinstance(field, str) else _raw_text(field) for field in task.fields]
     return (task.task_id, task.place, fields, *task[3:])

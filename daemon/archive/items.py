@@ -87,5 +87,6 @@ class Maker:
         return RestoreTask(task_id, f"recovered:{lane}", fields, 0, "", "", seen, row.entry_id)
 
 
-def _are_counts(*texts: str) -> bool:
-    return all(len(text) <= _DIGITS and text.isascii() and text.isdigit() for text in texts)
+def _are_counts(one: str, other: str) -> bool:
+    both = one + other
+    return 0 < len(one) <= _DIGITS and 0 < len(other) <= _DIGITS and both.isascii() and both.isdigit()
