@@ -277,7 +277,8 @@ def restore_tasks(
 
     At most RESTORE_ROWS, about RESTORE_BYTES.
     """
-    return _restore(partition, rebuild_id, step, "tasks", [_packed.encode([_packable(task) for task in tasks])] if tasks else (), now)
+    rows = [_packed.encode([_packable(task) for task in tasks])] if tasks else []
+    return _restore(partition, rebuild_id, step, "tasks", rows, now)
 
 
 def _packable(task: RestoreTask) -> tuple[Any, ...]:
