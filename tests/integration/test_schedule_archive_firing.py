@@ -115,6 +115,11 @@ async def test_what_came_due_while_redis_was_empty_is_overdue(fresh_server: Fres
         assert [len(of_one) for of_one in missed] in ([1, 0], [0, 0])
 
 
+def fires_on(schedules: Schedules, after: int, *names: str) -> bool:
+    """Whether each has fired an instant after this one."""
+    return all(fired(schedules, name)[-1:] > [after] for name in names)
+
+
 def everywhere(schedules: Schedules) -> list[str]:
     """Task IDs in all streams of the queue."""
     found = []
@@ -144,8 +149,7 @@ async def test_an_old_copy_fires_nothing_again(fresh_server: FreshServer, tmp_pa
             await await_until(lambda: lines_of(lines, "schedules restored"), "the schedules to be restored", 20)
             await await_until(lambda: lines_of(lines, "rebuilt"), "the queue to be rebuilt", 20)
             after = schedules.now_ms()
-            for name in ("a", "b", "c"):
-                await await_until(lambda name=name: fired(schedules, name)[-1:] > [after], f"{name} to fire on")  # type: ignore[misc]
+            await await_until(lambda: fires_on(schedules, after, "a", "b", "c"), "all to fire on")
             await daemon.wait_page("/readyz", 200)
         found = everywhere(schedules)
         assert len(found) == len(set(found)), "an occurrence was made twice"
@@ -166,8 +170,7 @@ async def test_two_daemons_with_one_archive(server: Server, tmp_path: Path) -> N
             new = schedules.put("b", overlap="allow")
             await await_until(lambda: lines_of(lines, "rebuilt"), "the queue to be rebuilt")
             after = schedules.now_ms()
-            for name in ("a", "b"):
-                await await_until(lambda name=name: fired(schedules, name)[-1:] > [after], f"{name} to fire on")  # type: ignore[misc]
+            await await_until(lambda: fires_on(schedules, after, "a", "b"), "all to fire on")
             for daemon in (one, two):
                 await daemon.wait_page("/readyz", 200)
         found = everywhere(schedules)
