@@ -16,6 +16,7 @@ EXAMPLES: list[tuple[ReclaimdError, int, str]] = [
     *[(errors.RedisUnusable(reason, "ERR x"), 3, reason.cure) for reason in Unusable],
     (errors.LayoutMismatch("2", "1"), 3, "found 2, expected 1"),
     (errors.RedisFull(), 1, "raise maxmemory"),
+    (errors.PartitionFrozen("mail", "lost"), 1, "reclaimd rebuild"),
     (errors.EnqueueUncertain("t-1"), 1, "task_id='t-1'"),
     (errors.DurabilityUnavailable("fsync", "no\nfile", "set appendonly yes"), 3, "(no file): set appendonly yes"),
     (errors.DurabilityUnconfirmed("t-1", "replicated", "no\nreplica"), 1, "t-1 was accepted"),

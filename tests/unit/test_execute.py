@@ -76,19 +76,19 @@ def test_a_small_maximum_is_kept() -> None:
 
 
 def test_reclaim_goes_on_while_there_is_more_and_scans_once() -> None:
-    send = Script(reclaim=[[64, 1, 2], [64, 1, 2], [3, 0, 2]])
+    send = Script(reclaim=[[64, 1, 2, b"ok"], [64, 1, 2, b"ok"], [3, 0, 2, b"ok"]])
     assert execute(send, Reclaim(Cause.START, unknown=True)) == Outcome(moved=131, workers=2)
     assert [args[1] for _, args in send.asked] == [1, 0, 0]
 
 
 def test_an_action_stops_at_its_time_limit_and_says_so() -> None:
-    send = Script(reclaim=[[64, 1, 1]] * 9)
+    send = Script(reclaim=[[64, 1, 1, b"ok"]] * 9)
     outcome = execute(send, Reclaim(Cause.LEASE_EXPIRED), clock=lambda: STEP_SECONDS / 3 * len(send.asked))
     assert outcome == Outcome(moved=64 * 3, workers=1, unfinished=True)
 
 
 def test_two_calls_are_on_their_way_at_once_after_the_first() -> None:
-    send = Script(reclaim=[[64, 1, 1]] * 4 + [[0, 0, 0]] * 2)
+    send = Script(reclaim=[[64, 1, 1, b"ok"]] * 4 + [[0, 0, 0, b"ok"]] * 2)
     at_once: list[int] = []
     running = 0
 
@@ -107,7 +107,7 @@ def test_two_calls_are_on_their_way_at_once_after_the_first() -> None:
 
 
 def test_promotion_goes_on_while_there_is_more() -> None:
-    send = Script(promote=[[64, b"5", 1], [3, b"0", 0]])
+    send = Script(promote=[[64, b"5", 1, b"ok"], [3, b"0", 0, b"ok"]])
     assert execute(send, Promote()).promoted == 67
 
 
@@ -121,7 +121,7 @@ def test_the_rest_is_carried_out_in_order() -> None:
 
 def test_a_failing_action_does_not_keep_the_others_from_being_tried() -> None:
     first, second = redis.ResponseError("WRONGTYPE"), redis.ResponseError("later")
-    send = Script(reclaim=[first], promote=[[1, b"0", 0]], ring=[second])
+    send = Script(reclaim=[first], promote=[[1, b"0", 0, b"ok"]], ring=[second])
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         execute(send, Reclaim(Cause.START), Promote(), Ring())
     assert [name for name, _ in send.asked] == ["reclaim", "promote", "ring"]
