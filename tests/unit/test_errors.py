@@ -20,6 +20,7 @@ EXAMPLES: list[tuple[ReclaimdError, int, str]] = [
     (errors.EnqueueUncertain("t-1"), 1, "task_id='t-1'"),
     (errors.DurabilityUnavailable("fsync", "no\nfile", "set appendonly yes"), 3, "(no file): set appendonly yes"),
     (errors.DurabilityUnconfirmed("t-1", "replicated", "no\nreplica"), 1, "t-1 was accepted"),
+    (errors.PartitionFrozen("mail", "lost"), 1, "bring them back with `reclaimd rebuild`"),
     (errors.InvalidTask("queue name is empty"), 2, "queue name"),
     (errors.InvalidArguments("send", "Expected `str`"), 2, "task send"),
     (errors.PayloadTooLarge(2_000_000, 1_000_000), 2, "RECLAIMD_WORKER_PAYLOAD_LIMIT"),
