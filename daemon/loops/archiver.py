@@ -247,9 +247,23 @@ class Archiver:
 
     async def _judge(self, store: "Store", judged: Verdict, seen: archive_scripts.Facts) -> float:
         self._suspicious = True
-        if judged.kind == "healthy":
+        if judged.kind == "healthy" or not await self._is_current(store):
             return SOON
         return await self._repair.act(store, judged, seen)
+
+    async def _is_current(self, store: "Store") -> bool:
+        """Whether what was judged by is still what the archive has: who slept meanwhile may have been replaced."""
+        row, was = await store.partition(self.partition), self.row
+        assert was is not None
+        if row is None or row.ownership.owner != self._archive.me:
+            self.disown()
+            return False
+        return (row.epoch_id, row.mark, row.state, row.rebuild_id) == (
+            was.epoch_id,
+            was.mark,
+            was.state,
+            was.rebuild_id,
+        )
 
     def _healthy(self) -> None:
         if self.kind not in {"", "new", "healthy"}:
