@@ -1,6 +1,7 @@
 """Every kind of loss on real servers: what the archive knew is back, in order, and what had ended is not."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -303,7 +304,8 @@ async def test_what_ended_after_the_last_look_does_not_come_back(server: Server,
         token = one.join("second", "w2")
         for task in one.take("second", token, 2):
             one.settle("second", token, task, "succeeded", run_ms=1)
-        letter = one.client.xrange(one.partition.key("dead"), count=1)[0][0].decode()
+        letters: Any = one.client.xrange(one.partition.key("dead"), count=1)
+        letter = letters[0][0].decode()
         assert one.call(scripts.purge(one.partition, [letter])) == 1
         before = one.held()
         deleted(one.client, one.partition.key("lane:low"))
