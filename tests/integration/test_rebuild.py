@@ -16,10 +16,12 @@ from reclaimd.daemon.rebuild.plan import restorable
 from reclaimd.daemon.rebuild.values import RANKS, Changes, PartitionRow, Restorable, TaskRow, sort_of_entry
 from reclaimd.streams import scripts
 from reclaimd.streams.keys import Partition
+from reclaimd.streams.occurrence_scripts import retire
 from support.daemons import in_loop
 from support.partitions import assert_same
 from support.rebuilds import ME, Ward, deleted, ward
 from support.servers import FreshServer, Server
+from support.waiting import await_until
 
 GUARDED = (
     "suspect",
@@ -195,6 +197,46 @@ async def test_a_truncated_append_only_file(fresh_server: FreshServer, flavour: 
         await assert_whole(one, "rolled_back")
 
 
+@in_loop
+async def test_a_lagging_replica_is_promoted(fresh_server: FreshServer, flavour: str, tmp_path: Path) -> None:
+    """With traffic on it before anybody looks; what the archive saw on the old primary counts."""
+    primary = fresh_server()
+    replica = fresh_server(replicaof=f"127.0.0.1 {primary.port}")
+    async with ward(primary, url_in(tmp_path)) as one:
+        one.fill(paused=False)
+        await one.archive()
+        await in_sync(one)
+        replica.freeze()
+        # Nothing may lie in its socket: frozen, it does not connect again.
+        one.client.client_kill_filter(_type="replica")
+        await _go_on(one)
+        assert one.fire("report", "7-1", 4_000, after=3_000, overlap="allow") == "fired"
+        await one.archive()
+        before = one.held()
+    primary.kill9()
+    replica.thaw()
+    async with ward(replica, url_in(tmp_path)) as one:
+        one.client.replicaof("NO", "ONE")
+        assert {"high-1", "high-2"} <= set(one.held().tasks), "it was to lag"
+        assert one.enqueue("new") == ["ok"]
+        assert await one.kind() == "rolled_back"
+        await one.rebuild()
+        assert_same(before, one.held(), new=frozenset({"new"}), ordered=False)
+        assert one.enqueue("high-1", "high-4", "new") == ["duplicate"] * 3
+        assert one.fire("report", "7-1", 4_000, after=3_000, overlap="allow") == "duplicate"
+        await assert_whole(one, "rolled_back")
+
+
+async def in_sync(one: Ward) -> None:
+    """Until a replica has all that was written so far."""
+    await await_until(lambda: one.client.execute_command("ROLE")[2], "the replica to be online")
+    # Its first acknowledgement may take a second.
+    one.client.set("something", 1)
+    await await_until(lambda: one.client.wait(1, 100), "the replica to have everything")
+    one.client.delete("something")
+    await await_until(lambda: one.client.wait(1, 100), "the replica to have that too")
+
+
 def newest_log(server: Server) -> Path:
     """The append-only file that grows."""
     return max(server.folder.glob("**/*.aof"), key=lambda path: path.stat().st_mtime_ns)
@@ -312,4 +354,36 @@ async def test_what_ended_after_the_last_look_does_not_come_back(server: Server,
         assert await one.kind() == "partial"
         await one.rebuild()
         assert_same(before, one.held(), ordered=False)
+        await assert_whole(one, "partial")
+
+
+@in_loop
+async def test_what_fired_after_the_last_look_does_not_fire_again(server: Server, tmp_path: Path) -> None:
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill(paused=False)
+        for generation in ("3-0", "4-0"):
+            assert one.fire("old", generation, 1_000) in {"fired", "queued"}
+        await one.archive()
+        assert one.fire("fresh", "9-0", 5_000) == "fired"
+        assert one.fire("fresh", "9-0", 6_000, after=5_000) == "queued"
+        assert one.fire("report", "7-1", 4_000, after=3_000, overlap="allow") == "fired"
+        token = one.join("second", "w2")
+        first = "digest:5-0:1000"
+        task = next(task for _ in range(20) for task in one.take("second", token, 1) if task.task_id == first)
+        one.settle("second", token, task, "succeeded", run_ms=1)
+        assert one.fire("digest", "5-0", 3_000, after=2_000, overlap="skip") == "skipped"
+        assert one.call(retire(one.partition, [("old", "5-0")])).status == "ok"
+        before = one.held()
+        deleted(one.client, one.partition.key("fired"))
+        assert await one.kind() == "partial"
+        await one.rebuild()
+        assert_same(before, one.held(), ordered=False)
+        for schedule, generation, nominal, after in (
+            ("fresh", "9-0", 5_000, 0),
+            ("fresh", "9-0", 6_000, 5_000),
+            ("report", "7-1", 4_000, 3_000),
+            ("digest", "5-0", 3_000, 2_000),
+        ):
+            assert one.fire(schedule, generation, nominal, after, "allow") == "duplicate"
+        assert one.fire("old", "4-0", 9_000, 1_000) == "stale"
         await assert_whole(one, "partial")
