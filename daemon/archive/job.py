@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from reclaimd.daemon.archive.progress import Meter
 from reclaimd.daemon.archive.scanning import Redis
 from reclaimd.daemon.archive.store import Store
-from reclaimd.daemon.rebuild.values import DEAD, QUEUED, PartitionRow, Present, TaskRow, Unrestorable
+from reclaimd.daemon.rebuild.values import DEAD, QUEUED, FiredRow, PartitionRow, Present, TaskRow, Unrestorable
 from reclaimd.streams.archive_scripts import DropRow, Restored, drop
 from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.keys import Partition
@@ -60,11 +60,13 @@ class Kept:
     """What Redis has already, or will have: rows of the archive that are not restored, and tasks of schedules.
 
     `open`, `queued`: task IDs of those tasks of schedules that are in a stream or delayed, or wait for another one.
+    `fired`: rows of schedules that went on after the archive's last look, by schedule; they stand for the archived.
     """
 
     def __init__(self) -> None:
         self.open: set[str] = set()
         self.queued: set[str] = set()
+        self.fired: dict[str, FiredRow] = {}
         self._covered: set[str] = set()
 
     def __contains__(self, row: TaskRow) -> bool:

@@ -1,22 +1,19 @@
 """Before anything is restored: which of the tasks that Redis has are to stay, and which must not run any more."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, cast
-
-import msgspec
 
 from reclaimd.daemon.archive.job import Job, Place
 from reclaimd.daemon.archive.scanning import Scan
+from reclaimd.daemon.archive.since import endings, note_what_followed
 from reclaimd.daemon.rebuild import envelopes
 from reclaimd.daemon.rebuild.plan import RESENT_MS, decide
 from reclaimd.daemon.rebuild.values import (
     DEAD,
     DELAYED,
-    EVENTS,
     Decision,
     DropWhy,
     Ended,
-    EndedWhy,
     Present,
     entry_ms,
 )
@@ -30,10 +27,7 @@ from reclaimd.streams.archive_scripts import (
 )
 from reclaimd.streams.redis_log import AsyncClient
 
-_batch = msgspec.json.Decoder(list[dict[str, Any]])
-EVENT_PAGE: Final = 100
 _HERE: Final = str(Place("drop"))
-_WHYS: Final[Mapping[str, EndedWhy]] = {"Settled": "settled", "Purged": "purged"}
 
 
 async def remove(job: Job, *, dry_run: bool = False) -> Place:
@@ -42,7 +36,7 @@ async def remove(job: Job, *, dry_run: bool = False) -> Place:
     It comes to an end before the first task is restored: whoever is late with a removal finds the cursor moved.
     """
     job.meter.begin("looking at what Redis has")
-    await _note_ended_since(job)
+    await note_what_followed(job)
     names, oldest = await _names(job)
     ended = await _ended(job, names, oldest) if names else {}
     await _judge(job, ended, dry_run=dry_run)
@@ -56,7 +50,7 @@ async def remove(job: Job, *, dry_run: bool = False) -> Place:
 async def keep_all(job: Job) -> None:
     """What is there once tasks are being restored stays: it was judged, or restored, or accepted since."""
     job.meter.begin("looking at what Redis has")
-    await _note_ended_since(job)
+    await note_what_followed(job)
     async for page in Scan(job.redis, job.partition).tasks():
         archived = await job.archived(page)
         for present in page:
@@ -64,43 +58,6 @@ async def keep_all(job: Job) -> None:
             open_row = ("",) if present.place != DEAD else ()
             job.keep(present, open_row if decision.drop else decision.covers)
         job.meter.add(len(page))
-
-
-async def _note_ended_since(job: Job) -> None:
-    """What ended between the archive's last look and the freeze is not restored, where Redis still can tell.
-
-    That is where the last event that the archive knows is in Redis too: what follows it is how things went on.
-    """
-    key, position = job.partition.key("events"), job.row.positions.get(EVENTS, "")
-    low = position
-
-    async def ask(client: AsyncClient) -> Any:
-        return await client.xrange(key, low, "+", count=EVENT_PAGE)
-
-    while position:
-        found = await job.redis.use(ask)
-        if low == position and (not found or found[0][0].decode() != position):
-            return
-        for _, fields in found:
-            for why, row in _endings(fields.get(b"e", b"")):
-                job.kept.cover(row[0], row[1] if why == "purged" else "")
-        if len(found) < EVENT_PAGE:
-            return
-        low = f"({found[-1][0].decode()}"
-
-
-def _endings(e: bytes) -> Iterator[tuple[EndedWhy, list[Any]]]:
-    """Rows of a batch that tell that a task ended, or that a dead letter did."""
-    if b'"Settled"' not in e and b'"Purged"' not in e:
-        return
-    try:
-        events = _batch.decode(e)
-    except msgspec.MsgspecError:
-        return
-    for event in events:
-        why = _WHYS.get(event.get("type", ""))
-        if why is not None:
-            yield from ((why, row) for row in event.get("tasks", ()))
 
 
 async def _names(job: Job) -> tuple[set[str], int]:
@@ -121,7 +78,7 @@ async def _ended(job: Job, names: set[str], oldest: int) -> dict[str, Ended]:
     async for entry in job.store.events(job.partition, after=f"{max(0, oldest - 2 * RESENT_MS)}-0"):
         job.meter.add(1)
         at_ms = entry_ms(entry.entry_id)
-        found.update((row[0], Ended(why, at_ms)) for why, row in _endings(entry.e) if row[0] in names)
+        found.update((row[0], Ended(why, at_ms)) for why, row in endings(entry.e) if row[0] in names)
     return found
 
 

@@ -221,7 +221,7 @@ async def would_restore(job: Job) -> None:
         items = await maker.items(rows, Stolen())
         job.tally.restored.update(item.task.place for item in items if item.task is not None)
         job.meter.add(len(rows))
-    job.tally.fired_rows = len(await job.store.fired(job.partition))
+    job.tally.fired_rows = len({*await job.store.fired(job.partition), *job.kept.fired})
 
 
 async def restore_totals(job: Job, place: Place) -> Place:

@@ -22,7 +22,7 @@ async def stay_queued(job: Job, rows: Sequence[TaskRow]) -> frozenset[str]:
     if not waiting:
         return frozenset()
     names = [row.schedule for row in waiting]
-    archived = await job.store.fired(job.partition, names)
+    archived = {**await job.store.fired(job.partition, names), **job.kept.fired}
     present = await _in_redis(job, names)
     found = set[str]()
     for row in waiting:
@@ -34,7 +34,7 @@ async def stay_queued(job: Job, rows: Sequence[TaskRow]) -> frozenset[str]:
 
 async def restore_fired_rows(job: Job, place: Place) -> Place:
     """Stage `fired`. A newer row in Redis stays, but for an open task that is nowhere."""
-    archived = await job.store.fired(job.partition)
+    archived = {**await job.store.fired(job.partition), **job.kept.fired}
     names = sorted(name for name in {*archived, *await _names(job)} if name > place.rest)
     job.meter.begin("restoring what was fired", len(names))
     cursor = str(place)

@@ -15,6 +15,8 @@ from reclaimd.streams.ids import EntryID
 
 Dealing = ev.OccurrenceFiredRow | ev.OccurrenceQueuedRow | ev.OccurrenceSkippedRow
 RUN = "run"
+REMOVED = "removed"
+"""Why `retire` skips what was queued."""
 
 
 class FiredFold:
@@ -36,6 +38,7 @@ class FiredFold:
         """Fold the events of one script, which tells each kind by itself, so that instants put them in order."""
         dealings: list[Dealing] = []
         released: list[ev.OccurrenceFiredRow] = []
+        removed: list[ev.OccurrenceSkippedRow] = []
         for event in events:
             match event:
                 case ev.OccurrenceFired(tasks=rows):
@@ -45,10 +48,13 @@ class FiredFold:
                     dealings += waiting
                 case ev.OccurrenceSkipped(occurrences=skipped):
                     dealings += skipped
+                    removed += (row for row in skipped if row.reason == REMOVED)
         for dealing in sorted(dealings, key=lambda row: (row.schedule, EntryID.parse(row.generation), _upto(row))):
             self._deal(dealing)
         for row in released:
             self._release(row.schedule, row.task_id)
+        for gone in removed:
+            self._remove(gone.schedule, f"{gone.schedule}:{gone.generation}:{gone.upto}")
 
     def close(self, schedule: str, task_id: str) -> None:
         """The open task has ended and nothing waited for that."""
@@ -115,6 +121,11 @@ class FiredFold:
             open=task,
             queued=queued,
         )
+
+    def _remove(self, schedule: str, task_id: str) -> None:
+        """It was queued and will not run; a row that was read later does not tell that it ever was."""
+        self.unqueue(schedule, task_id)
+        self._dropped(task_id)
 
     def _is_queued(self, dealing: ev.OccurrenceQueuedRow) -> bool:
         return self._queued_now.get(dealing.schedule) == dealing.task_id

@@ -102,5 +102,12 @@ def test_a_retired_row_keeps_what_it_has_and_drops_what_waits() -> None:
     assert told.row == row(generation="20-0", last=7, count=4, open="s:1-0:5")
 
 
+def test_what_was_removed_from_the_queue_is_dropped_even_if_the_row_was_read_later() -> None:
+    later = row(generation="20-0", last=7, count=4, open="s:1-0:5")
+    told = Told(later, [skipped(6, 7, reason="removed")])
+    assert told.row is None
+    assert told.dropped == ["s:1-0:7"]
+
+
 def test_a_run_is_no_instant_of_its_schedule() -> None:
     assert Told(OPEN, [made(99, "run")]).row is None

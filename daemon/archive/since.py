@@ -1,0 +1,110 @@
+"""What happened between the archive's last look and the loss, where Redis can still tell.
+
+It can where the last event that the archive knows is in Redis too: what follows that one is how things went on.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from reclaimd.daemon.archive.job import Job
+from reclaimd.daemon.rebuild.occurrences import FiredFold
+from reclaimd.daemon.rebuild.values import EVENTS, EndedWhy, FiredRow
+from reclaimd.streams import events as ev
+from reclaimd.streams.redis_log import AsyncClient
+
+EVENT_PAGE: Final = 100
+_WHYS: Final[dict[str, EndedWhy]] = {"Settled": "settled", "Purged": "purged"}
+_batch = msgspec.json.Decoder(list[dict[str, Any]])
+
+
+async def note_what_followed(job: Job) -> None:
+    """What ended is not restored, and what was fired of schedules counts as fired: nothing happens a second time."""
+    key, position = job.partition.key("events"), job.row.positions.get(EVENTS, "")
+    low = position
+
+    async def ask(client: AsyncClient) -> Any:
+        return await client.xrange(key, low, "+", count=EVENT_PAGE)
+
+    fold = _Fold(job)
+    while position:
+        found = await job.redis.use(ask)
+        if low == position and (not found or found[0][0].decode() != position):
+            return
+        read = [(entry_id.decode(), fields.get(b"e", b"")) for entry_id, fields in found]
+        for _, e in read:
+            for why, row in endings(e):
+                job.kept.cover(row[0], row[1] if why == "purged" else "")
+        await fold.take(entry for entry in read if entry[0] != position)
+        if len(found) < EVENT_PAGE:
+            break
+        low = f"({read[-1][0]}"
+    job.kept.fired.update((row.schedule, row) for row in fold.rows())
+
+
+def endings(e: bytes) -> Iterator[tuple[EndedWhy, list[Any]]]:
+    """Rows of a batch that tell that a task ended, or that a dead letter did."""
+    if b'"Settled"' not in e and b'"Purged"' not in e:
+        return
+    try:
+        events = _batch.decode(e)
+    except msgspec.MsgspecError:
+        return
+    for event in events:
+        why = _WHYS.get(event.get("type", ""))
+        if why is not None:
+            yield from ((why, row) for row in event.get("tasks", ()))
+
+
+class _Fold:
+    """Rows of `:fired`, from where the archive has them."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._asked = set[str]()
+        self._archived: dict[str, FiredRow] = {}
+        self._fold = FiredFold(self._archived, {}, self._drop)
+
+    def rows(self) -> tuple[FiredRow, ...]:
+        """Those that went on."""
+        return self._fold.rows()
+
+    async def take(self, entries: Iterable[tuple[str, bytes]]) -> None:
+        """Fold a page of (entry ID, batch)."""
+        read = [ev.decode_batch("0", e, entry_id) for entry_id, e in entries if b'"Occurrence' in e]
+        names = {name for batch in read for event in batch.events for name in _schedules(event)} - self._asked
+        if names:
+            self._asked |= names
+            self._archived.update(await self._job.store.fired(self._job.partition, names))
+        for batch in read:
+            self._fold.take(batch.events)
+            for event in batch.events:
+                self._end(event)
+
+    def _end(self, event: ev.Event | ev.Unreadable) -> None:
+        match event:
+            case ev.OccurrenceClosed(schedules=closed):
+                for row in closed:
+                    self._fold.close(row.schedule, row.task_id)
+            case ev.OccurrenceRetired(schedules=retired):
+                for told in retired:
+                    self._fold.retire(told)
+
+    def _drop(self, task_id: str) -> None:
+        self._job.kept.cover(task_id, "")
+
+
+def _schedules(event: ev.Event | ev.Unreadable) -> Iterator[str]:
+    """Whose rows it may change."""
+    match event:
+        case ev.OccurrenceFired(tasks=fired):
+            yield from (row.schedule for row in fired)
+        case ev.OccurrenceQueued(tasks=queued):
+            yield from (row.schedule for row in queued)
+        case ev.OccurrenceSkipped(occurrences=skipped):
+            yield from (row.schedule for row in skipped)
+        case ev.OccurrenceClosed(schedules=closed):
+            yield from (row.schedule for row in closed)
+        case ev.OccurrenceRetired(schedules=retired):
+            yield from (row.schedule for row in retired)
