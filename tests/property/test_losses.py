@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import hypothesis
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from property.losses_checker import check_same
-from property.losses_world import World, adapt
+from property.losses_daemons import adapt
+from property.losses_world import World
 from property.test_scripts_stateful import explore
 from reclaimd.daemon.archive.store import open_store
 from reclaimd.streams.codec import Outcome
@@ -106,7 +108,6 @@ class Losses(RuleBasedStateMachine):
     def step(self, move: tuple[str, dict[str, Any]]) -> None:
         name, arguments = move
         self.failed = True
-        getattr(self, name, None) or getattr(self.world, name)
         (getattr(self, name, None) or getattr(self.world, name))(**arguments)
         assert not self.world.checker.problem, self.world.checker.problem
         self.failed = False
@@ -140,7 +141,7 @@ class Losses(RuleBasedStateMachine):
         checker.check_archive(held)
         checker.check_schedules(world.defined())
         report = world.rebuild_again()
-        assert not report.restored, report
+        assert report.restored.keys() <= {"dead"}, report
         assert not report.dropped, report
         check_same(held, checker.held())
         world.until_whole()
@@ -174,7 +175,8 @@ def losses(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 @pytest.mark.flavours("valkey")
 def test_what_the_archive_saw_survives_any_loss(losses: type[Losses]) -> None:
-    explore(losses, examples=30, steps=40)
+    # The same histories each time: `make soak` looks for others, which takes hours.
+    explore(hypothesis.seed(5)(losses), examples=12, steps=30)
 
 
 @pytest.mark.soak
