@@ -229,7 +229,7 @@ async def test_a_lagging_replica_is_promoted(fresh_server: FreshServer, flavour:
 
 async def in_sync(one: Ward) -> None:
     """Until a replica has all that was written so far."""
-    await await_until(lambda: one.client.execute_command("ROLE")[2], "the replica to be online")
+    await await_until(lambda: one.client.execute_command("ROLE")[2], "the replica to be online")  # type: ignore[no-untyped-call]
     # Its first acknowledgement may take a second.
     one.client.set("something", 1)
     await await_until(lambda: one.client.wait(1, 100), "the replica to have everything")
