@@ -200,7 +200,7 @@ async def test_again_changes_nothing(server: Server, tmp_path: Path) -> None:
 
 def _everything(one: Ward) -> dict[bytes, Any]:
     """All keys. In the dump of a hash or a set the order may change while nothing is written."""
-    readers: dict[bytes, Any] = {b"hash": one.client.hgetall, b"set": one.client.smembers}
+    readers: dict[bytes | str, Any] = {b"hash": one.client.hgetall, b"set": one.client.smembers}
     return {key: readers.get(one.client.type(key), one.client.dump)(key) for key in one.client.scan_iter()}
 
 
