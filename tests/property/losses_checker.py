@@ -118,7 +118,8 @@ def _pairs(raw: Raw, key: str) -> dict[str, str]:
 def check_same(was: Held, now: Held) -> None:
     """But for rows of schedules: what was fired last the archive may learn only when it reads on after the first.
 
-    An ID that was buried in several pasts may have a letter of each. Nor does it count which of several open tasks one names: what was redriven, or came back beside its successor.
+    An ID that was buried in several pasts may have a letter of each. Nor does it count which of several open tasks a
+    schedule names: what was redriven, or came back beside its successor.
     """
     assert set(was.letters) == set(now.letters), f"letters changed: {was.letters}, {now.letters}"
     changed = {name: (old, getattr(now, name)) for name, old in vars(was).items() if getattr(now, name) != old}
