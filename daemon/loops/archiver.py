@@ -177,6 +177,10 @@ class Archiver:
             return await self._judge(store, judged, found.facts)
         if found.gap:
             return await self._over_a_gap(store, row)
+        if row.state != "archiving":
+            # Before the rebuild that was begun reached Redis, data came back that are as the archive knows them.
+            await self.read_again(store, row.epoch_id, row.mark)
+            return 0.0
         self._suspicious = False
         self._healthy()
         return await self._advance(store, row, found, next_mark)

@@ -179,6 +179,20 @@ def test_what_the_archive_saw_survives_any_loss(losses: type[Losses]) -> None:
     explore(hypothesis.seed(5)(losses), examples=12, steps=30)
 
 
+@pytest.mark.flavours("valkey")
+def test_data_that_came_back_before_the_rebuild_reached_redis_are_archived_on(losses: type[Losses]) -> None:
+    state = losses()
+    state.begin(copies=False)
+    state.world.copy()
+    state.world.lose("all", 0)
+    while state.world.daemons[0].gate.where != "before freeze":
+        state.world.go_on(0, "tasks", 1)
+    state.world.kill(0, 0)
+    state.world.lose("copy", 0)
+    state.enqueue(1, "normal", 0, "")
+    state.teardown()
+
+
 @pytest.mark.soak
 def test_soak(losses: type[Losses], soak_seconds: float) -> None:
     deadline = time.monotonic() + soak_seconds
