@@ -61,12 +61,14 @@ class Kept:
 
     `open`, `queued`: task IDs of those tasks of schedules that are in a stream or delayed, or wait for another one.
     `fired`: rows of schedules that went on after the archive's last look, by schedule; they stand for the archived.
+    `due`: wall ms, by task ID, of tasks that were delayed after that look, as far as they still are.
     """
 
     def __init__(self) -> None:
         self.open: set[str] = set()
         self.queued: set[str] = set()
         self.fired: dict[str, FiredRow] = {}
+        self.due: dict[str, int] = {}
         self._covered: set[str] = set()
 
     def __contains__(self, row: TaskRow) -> bool:

@@ -103,36 +103,48 @@ async def _judge(job: Job, ended: Mapping[str, Ended], *, dry_run: bool) -> None
             await _drop(job, rows)
             await _take_keys(job, [one for one, _ in kept])
         job.meter.add(len(page))
-    await _bring_strays(job, scan.strays, dry_run=dry_run)
+    while scan.strays:
+        await _bring_strays(job, scan.strays, dry_run=dry_run)
+        if dry_run or len(scan.strays) < Scan.REMEMBERED:
+            return
+        scan = Scan(job.redis, job.partition)
+        async for _ in scan.delayed():
+            pass
 
 
 async def _bring_strays(job: Job, strays: Mapping[str, bytes], *, dry_run: bool) -> None:
-    """Envelopes of delayed tasks whose instant was lost. The archive may know it; else they run now, in their lane."""
+    """Envelopes of delayed tasks whose instant was lost. Events or the archive may know it; else they run now."""
     fresh = await _accepted(job, list(strays))
     known = {row.task_id for row in await job.store.tasks_by_id(job.partition, strays) if row.place != DEAD}
     for task_id, body in strays.items():
         if task_id in fresh:
             continue
-        if task_id not in known:
-            await _run_now(job, task_id, body, dry_run=dry_run)
-        if not dry_run:
+        due = job.kept.due.get(task_id, 0)
+        is_brought = (due or task_id not in known) and await _bring(job, task_id, body, due, dry_run=dry_run)
+        if due and is_brought:
+            job.kept.cover(task_id, "")
+        elif not dry_run:
             await _drop(job, [DropRow(DELAYED, "", task_id, "", "", "superseded")])
 
 
-async def _run_now(job: Job, task_id: str, body: bytes, *, dry_run: bool) -> None:
+async def _bring(job: Job, task_id: str, body: bytes, due: int, *, dry_run: bool) -> bool:
+    """To its instant, or to its lane if nobody knows that. False: it cannot be read."""
     try:
         fields = envelopes.unpack(body)
     except ValueError:
         fields = []
     if not envelopes.is_whole(fields) or fields[1].decode() != task_id:
         job.tally.leave_out(task_id, "it was delayed, its instant is lost, and its envelope cannot be read")
-        return
+        return False
     e = envelopes.mapping(fields)
-    place, unique = f"lane:{e[b'lane'].decode()}", e.get(b"unique", b"").decode()
+    schedule, unique = (e.get(name, b"").decode() for name in (b"schedule", b"unique"))
+    place = DELAYED if due else f"lane:{e[b'lane'].decode()}"
     if not dry_run:
-        task = RestoreTask(task_id, place, fields, unique=unique)
+        task = RestoreTask(task_id, place, fields, due, schedule=schedule, unique=unique)
         await job.step(restore_tasks(job.partition, job.rebuild_id, (_HERE, _HERE), [task]), _HERE)
+    job.kept.note(task_id, place, schedule)
     job.tally.restored[place] += 1
+    return True
 
 
 async def _accepted(job: Job, task_ids: Sequence[str]) -> Collection[str]:

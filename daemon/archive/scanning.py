@@ -53,7 +53,7 @@ class Scan:
         for name in STREAMS:
             async for page in self._entries(name):
                 yield page
-        async for page in self._delayed():
+        async for page in self.delayed():
             yield page
         async for page in self._entries(DEAD):
             yield page
@@ -72,7 +72,7 @@ class Scan:
             low = f"({rows[-1][0].decode()}"
             count = _next_count(count, sum(len(fields.get(b"body", b"")) for _, fields in rows))
 
-    async def _delayed(self) -> AsyncIterator[list[Present]]:
+    async def delayed(self) -> AsyncIterator[list[Present]]:
         """Only what has an instant and an envelope; of the rest nobody can say more than the archive."""
         due = set[bytes]()
         async for members in self._scan("delayed", "zscan"):

@@ -20,7 +20,7 @@ _batch = msgspec.json.Decoder(list[dict[str, Any]])
 
 
 async def note_what_followed(job: Job) -> None:
-    """What ended is not restored, and what was fired of schedules counts as fired: nothing happens a second time."""
+    """What ended is not restored, what was fired of schedules counts as fired, what was delayed has its instant."""
     key, position = job.partition.key("events"), job.row.positions.get(EVENTS, "")
     low = position
 
@@ -36,6 +36,7 @@ async def note_what_followed(job: Job) -> None:
         for _, e in read:
             for why, row in endings(e):
                 job.kept.cover(row[0], row[1] if why == "purged" else "")
+            job.kept.due.update(_delays(e))
         await fold.take(entry for entry in read if entry[0] != position)
         if len(found) < EVENT_PAGE:
             break
@@ -55,6 +56,18 @@ def endings(e: bytes) -> Iterator[tuple[EndedWhy, list[Any]]]:
         why = _WHYS.get(event.get("type", ""))
         if why is not None:
             yield from ((why, row) for row in event.get("tasks", ()))
+
+
+def _delays(e: bytes) -> Iterator[tuple[str, int]]:
+    """Tasks that a batch delays, and until when."""
+    if b'"Enqueued"' not in e and b'"Retried"' not in e:
+        return
+    for event in ev.decode_batch("0", e, "").events:
+        match event:
+            case ev.Enqueued(tasks=accepted):
+                yield from ((row.task_id, row.due) for row in accepted if row.due > 0)
+            case ev.Retried(tasks=retried):
+                yield from ((row.task_id, row.due) for row in retried)
 
 
 class _Fold:

@@ -109,7 +109,8 @@ end
 local function put(row)
   local place = PLACES[row.place]
   if row.place == 'delayed' then
-    if redis.call('HEXISTS', K.bodies, row.task) == 1 then
+    -- An envelope without an instant is what is left of one.
+    if redis.call('HEXISTS', K.bodies, row.task) == 1 and redis.call('ZSCORE', K.delayed, row.task) then
       return nil
     end
     redis.call('ZADD', K.delayed, row.due, row.task)

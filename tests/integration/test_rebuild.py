@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reclaimd.daemon.archive.items import Maker
 from reclaimd.daemon.archive.job import Job
 from reclaimd.daemon.archive.progress import Meter, silent
+from reclaimd.daemon.archive.scanning import Scan
 from reclaimd.daemon.rebuild import envelopes
 from reclaimd.daemon.rebuild.plan import restorable
 from reclaimd.daemon.rebuild.values import RANKS, Changes, PartitionRow, Restorable, TaskRow, sort_of_entry
@@ -386,4 +387,26 @@ async def test_what_fired_after_the_last_look_does_not_fire_again(server: Server
         ):
             assert one.fire(schedule, generation, nominal, after, "allow") == "duplicate"
         assert one.fire("old", "4-0", 9_000, 1_000) == "stale"
+        await assert_whole(one, "partial")
+
+
+@pytest.mark.parametrize("remembered", [2, 10_000])
+@in_loop
+async def test_what_was_delayed_after_the_last_look_keeps_its_instant(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: int
+) -> None:
+    monkeypatch.setattr(Scan, "REMEMBERED", remembered)
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill(paused=False)
+        await one.archive()
+        one.enqueue("later-3", delay_ms=5_000_000, unique="u:3")
+        token = one.join("second", "w2")
+        for task in one.take("second", token, 2):
+            one.settle("second", token, task, "retry", run_ms=1, cause="E", error="e", delay_ms=9_000_000)
+        before = one.held()
+        deleted(one.client, one.partition.key("delayed"))
+        assert await one.kind() == "partial"
+        report = await one.rebuild()
+        assert report.restored["delayed"] == len(before.order["delayed"])
+        assert_same(before, one.held(), ordered=False)
         await assert_whole(one, "partial")
