@@ -136,13 +136,15 @@ class Tail(NamedTuple):
 
 class Expected(NamedTuple):
     """The partition that the archive knows: `mark` is the one it has committed. `next_mark`: written when anything is
-    read; empty: never.
+    read; empty: never. `fence`: the owner's beat; an owner that slept while another took over has a lower one, and
+    must not write a mark that the archive then refuses.
     """
 
     archive_id: str
     epoch_id: str
     mark: str
     next_mark: str = ""
+    fence: int = 0
 
 
 def tail(
@@ -158,7 +160,8 @@ def tail(
 
     `entries`, `size`: about where to stop, the latter in bytes; at least one entry is read.
     """
-    args: list[Arg] = [*expected, entries, size, positions.events, positions.dead, *positions.streams]
+    known, places = expected[:4], (positions.events, positions.dead, *positions.streams)
+    args: list[Arg] = [*known, entries, size, *places, expected.fence]
     return _call("tail", partition, now, args, _parse_tail)
 
 

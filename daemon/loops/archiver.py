@@ -167,7 +167,11 @@ class Archiver:
         assert row is not None
         next_mark = f"{mark_number(row.mark) + 1}:{secrets.token_hex(4)}"
         expected = archive_scripts.Expected(
-            store.archive_id, row.epoch_id, row.mark, next_mark if row.state == "archiving" else ""
+            store.archive_id,
+            row.epoch_id,
+            row.mark,
+            next_mark if row.state == "archiving" else "",
+            row.ownership.beat,
         )
         positions = tailing.script_positions(row.positions)
         found = await self._context.links.send(archive_scripts.tail(self.partition, expected, positions))

@@ -74,7 +74,7 @@ async def _step(
 ) -> bool:
     """Archive one tail. Returns whether there may be more."""
     mark = f"{mark_number(row.mark) + 1}:{secrets.token_hex(4)}"
-    expected = Expected(store.archive_id, row.epoch_id, row.mark, mark)
+    expected = Expected(store.archive_id, row.epoch_id, row.mark, mark, row.ownership.beat)
     found = await links.send(archive_scripts.tail(partition, expected, tailing.script_positions(row.positions)))
     if not found.ok:
         return True

@@ -148,7 +148,8 @@ class ScheduleArchiver:
             call = schedules_tail(self._namespace, store.archive_id, mark, "", position, most=0)
             return await self._context.links.send(call), ""
         following = new_mark(secrets.token_hex(4), mark)
-        call = schedules_tail(self._namespace, store.archive_id, mark, following, position)
+        fence = 0 if row is None else row.ownership.beat
+        call = schedules_tail(self._namespace, store.archive_id, mark, following, position, fence=fence)
         return await self._context.links.send(call), following
 
     async def _position(self, store: "Store", row: PartitionRow) -> str:

@@ -23,5 +23,6 @@ if state == 'absent' then
   id = ARGV[4]
 end
 redis.call('HSET', K.epoch, 'archive_id', ARGV[2], 'mark', ARGV[5], 'mark_before', '', 'events_cap', ARGV[6])
+redis.call('HDEL', K.epoch, 'fence')
 plant_sentinels()
 return { 'ok', id, state }

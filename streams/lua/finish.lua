@@ -18,6 +18,7 @@ redis.call('LLEN', K.bell)
 allow_at_maxmemory()
 plant_sentinels()
 redis.call('HSET', K.epoch, 'mark', ARGV[4], 'mark_before', '', 'events_cap', ARGV[5], 'state', 'ok')
+redis.call('HDEL', K.epoch, 'fence')
 redis.call('UNLINK', K.accepted)
 ring()
 return { 'ok', cursor, 'ok' }

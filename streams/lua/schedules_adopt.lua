@@ -16,5 +16,5 @@ end
 allow_full()
 plant()
 redis.call('HDEL', K.epoch, 'gap', 'position')
-redis.call('HSET', K.epoch, 'layout', LAYOUT, 'archive_id', ARGV[2], 'state', 'ok', 'mark', ARGV[4], 'mark_before', '')
+redis.call('HSET', K.epoch, 'layout', LAYOUT, 'archive_id', ARGV[2], 'state', 'ok', 'mark', ARGV[4], 'mark_before', '', 'fence', '0')
 return { 'ok' }

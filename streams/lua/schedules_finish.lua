@@ -47,5 +47,5 @@ lift()
 redis.call('XADD', K.snapshots, '*', 'kind', 'commit', 'of', of, 'chunks', ARGV[8], 'rows', ARGV[9], 'checksum', ARGV[10], 'covers', '0-0')
 plant()
 redis.call('HDEL', K.epoch, 'gap')
-redis.call('HSET', K.epoch, 'state', 'ok', 'mark', ARGV[4], 'mark_before', '', 'position', position, 'restored', ARGV[3])
+redis.call('HSET', K.epoch, 'state', 'ok', 'mark', ARGV[4], 'mark_before', '', 'fence', '0', 'position', position, 'restored', ARGV[3])
 return { 'ok' }

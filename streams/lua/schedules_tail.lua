@@ -1,7 +1,8 @@
 -- schedules_tail: what the archive must know of the log of schedules, and what came after its position; marks that it was read.
 -- KEYS: epoch events snapshots
 -- USES: ids schedules
--- ARGV: now, archive ID, the committed mark, the next one (empty: mark nothing), the committed position, most events, about how many bytes
+-- ARGV: now, archive ID, the committed mark, the next one (empty: mark nothing), the committed position, most events, about how many bytes,
+--       fence: as in tail
 -- Reply: ok or no, state (or absent), archive_id, mark, mark_before, rebuild, missing keys by name, gap,
 --        and if ok: now, events each [ID, fields], whether there are more
 -- Cost: O(events read)
@@ -13,7 +14,8 @@ for name, key in pairs({ events = K.events, snapshots = K.snapshots }) do
 end
 local facts = { state, epoch.archive_id, epoch.mark, epoch.mark_before, epoch.rebuild, missing, epoch.gap }
 local agreed = ARGV[3] ~= '' and (epoch.mark == ARGV[3] or epoch.mark_before == ARGV[3])
-if state ~= 'ok' or epoch.archive_id ~= ARGV[2] or not agreed or #missing > 0 or epoch.gap ~= '' then
+local slept = ARGV[4] ~= '' and tonumber(ARGV[8]) < (tonumber(epoch.fence) or 0)
+if slept or state ~= 'ok' or epoch.archive_id ~= ARGV[2] or not agreed or #missing > 0 or epoch.gap ~= '' then
   return { 'no', facts }
 end
 
@@ -39,7 +41,7 @@ end
 
 if #read > 0 and ARGV[4] ~= '' then
   allow_full()
-  redis.call('HSET', K.epoch, 'mark', ARGV[4], 'mark_before', ARGV[3], 'position', position)
+  redis.call('HSET', K.epoch, 'mark', ARGV[4], 'mark_before', ARGV[3], 'position', position, 'fence', ARGV[8])
 elseif epoch.position ~= position then
   allow_full()
   redis.call('HSET', K.epoch, 'position', position)

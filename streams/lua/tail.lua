@@ -1,7 +1,8 @@
 -- tail: what an archive has not seen yet, if this is still the partition that it knows; else only what shows that it is not.
 -- KEYS: epoch clock counters events bell dead delayed bodies fired queued unique control streams
 -- USES: sentinel
--- ARGV: now, archive_id, epoch_id, committed mark, next mark (empty: write none), most entries, most bytes, positions: :events, :dead, the seven streams
+-- ARGV: now, archive_id, epoch_id, committed mark, next mark (empty: write none), most entries, most bytes, positions: :events, :dead, the seven streams,
+--       fence: who took over has a higher one, and from its first mark on nobody with a lower one writes any
 -- Reply: ok facts events drained dead streams more counters paused marked gap first | no facts
 --        facts: epoch there (0 | 1), any key with tasks or rows there, state, id, archive_id, mark, mark_before, rebuild, cursor, keys without sentinel
 --        streams are looked at only when the events are drained: what they show is then neither older nor newer than the events
@@ -11,6 +12,7 @@
 local archive_id, epoch_id, mark, next_mark = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local entries_left, bytes_left = tonumber(ARGV[6]), tonumber(ARGV[7])
 local EVENTS, DEAD, FIRST_STREAM = 8, 9, 9
+local fence = tonumber(ARGV[17])
 local LARGEST_PAGE = 250
 
 local known = redis.call('HMGET', K.epoch, 'id', 'archive_id', 'mark', 'mark_before', 'rebuild', 'cursor')
@@ -27,7 +29,8 @@ end
 facts[#facts + 1] = missing
 
 if state ~= 'ok' or known[1] ~= epoch_id or known[2] ~= archive_id or #missing > 0 or mark == ''
-  or (known[3] ~= mark and known[4] ~= mark) then
+  or (known[3] ~= mark and known[4] ~= mark)
+  or (next_mark ~= '' and fence < (tonumber(redis.call('HGET', K.epoch, 'fence')) or 0)) then
   return { 'no', facts }
 end
 
@@ -87,7 +90,7 @@ end
 local marked = read > 0 and next_mark ~= ''
 if marked then
   allow_at_maxmemory()
-  redis.call('HSET', K.epoch, 'mark', next_mark, 'mark_before', mark)
+  redis.call('HSET', K.epoch, 'mark', next_mark, 'mark_before', mark, 'fence', ARGV[17])
 end
 
 local function flag(yes)

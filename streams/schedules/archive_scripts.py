@@ -101,9 +101,13 @@ def schedules_tail(
     *,
     most: int = TAIL_EVENTS,
     most_bytes: int = TAIL_BYTES,
+    fence: int = 0,
 ) -> Call[ScheduleTail]:
-    """Read what is behind `position`. `mark`: the one that is committed with it; `next_mark` replaces it in Redis."""
-    args = (archive_id, mark, next_mark, position, most, most_bytes)
+    """Read what is behind `position`. `mark`: the one that is committed with it; `next_mark` replaces it in Redis.
+
+    `fence`: the owner's beat, as in `Expected`.
+    """
+    args = (archive_id, mark, next_mark, position, most, most_bytes, fence)
     return _call("schedules_tail", namespace, args, _parse_tail)
 
 

@@ -237,3 +237,16 @@ def test_the_cap_of_events_is_the_epochs(lab: Archived) -> None:
     for n in range(350):
         lab.enqueue(f"t{n}")
     assert lab.say("XLEN", lab.key("events")) <= 200
+
+
+def test_an_owner_that_slept_writes_no_mark_after_its_successors(lab: Archived) -> None:
+    lab.adopt()
+    known = arc.Expected(OURS, "e", lab.mark, "9:awake", fence=8)
+    lab.enqueue("one")
+    assert lab.send(arc.tail(lab.partition, known, lab.at, now=lab.now)).marked
+    # What it has committed is by now the mark before, which whoever follows a killed owner must be able to go on from.
+    slept = lab.send(arc.tail(lab.partition, known._replace(next_mark="9:slept", fence=7), lab.at, now=lab.now))
+    assert not slept.ok and slept.facts.mark == "9:awake"
+    assert lab.send(arc.tail(lab.partition, known._replace(next_mark="", fence=0), lab.at, now=lab.now)).ok
+    follows = lab.send(arc.tail(lab.partition, known._replace(next_mark="9:next", fence=9), lab.at, now=lab.now))
+    assert follows.marked

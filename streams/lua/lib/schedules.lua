@@ -1,7 +1,7 @@
 -- What the scripts of the log of schedules share: the fields of its `:epoch`, and the groups that prove its keys to be old.
 local ARCHIVE_GROUP = 'archive'
 
-local FIELDS = { 'archive_id', 'mark', 'mark_before', 'rebuild', 'position', 'restored', 'gap' }
+local FIELDS = { 'archive_id', 'mark', 'mark_before', 'rebuild', 'position', 'restored', 'gap', 'fence' }
 local epoch = {}
 for i, value in ipairs(redis.call('HMGET', K.epoch, unpack(FIELDS))) do
   epoch[FIELDS[i]] = value or ''
