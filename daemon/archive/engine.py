@@ -258,9 +258,14 @@ def _begin(connection: Connection) -> None:
 
 
 def _touch(path: Path) -> None:
-    """Tasks may hold what is not for everybody: a new file is its owner's alone."""
+    """Tasks may hold what is not for everybody: a new file is its owner's alone.
+
+    What cannot be opened is found out here: the driver would leave a thread that answers to a loop which is closed by then.
+    """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        return
+    os.close(os.open(path, os.O_RDWR))
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
@@ -346,6 +351,8 @@ def _of_system(error: BaseException) -> Trouble | None:
             return Trouble.PERMISSION
         case FileNotFoundError():
             return Trouble.MISSING
+        case IsADirectoryError():
+            return Trouble.NOT_ONE
         case OSError():
             return Trouble.UNREACHABLE
     return None
