@@ -260,7 +260,8 @@ def _begin(connection: Connection) -> None:
 def _touch(path: Path) -> None:
     """Tasks may hold what is not for everybody: a new file is its owner's alone.
 
-    What cannot be opened is found out here: the driver would leave a thread that answers to a loop which is closed by then.
+    What cannot be opened is found out here: the driver would leave a thread that answers to a loop which is closed
+    by then.
     """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
