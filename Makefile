@@ -1,8 +1,8 @@
 # Every target works as the first command in a fresh clone on Debian 12 with python3, python3-venv, make and git.
 PYTHON ?= python3
 MINUTES ?= 10
-# One more than the two cores of CI: most tests wait for servers and processes.
-TEST_PROCESSES ?= 3
+# Twice the two cores of CI: most tests wait for servers and processes.
+TEST_PROCESSES ?= 4
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check

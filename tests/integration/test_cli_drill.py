@@ -62,7 +62,7 @@ def processes_of(namespace: str) -> list[int]:
 
 
 @pytest.mark.parametrize("flush", [False, True], ids=["kill", "flush"])
-@pytest.mark.flavours("valkey", "redis62")
+@pytest.mark.flavours("valkey")
 def test_a_drill_loses_nothing_and_touches_nothing_else(
     server: Server, in_use: redis.Redis, flush: bool, tmp_path: Path
 ) -> None:

@@ -19,6 +19,8 @@ from support.cli import Done, Scene, command, environment
 from support.servers import Server
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.flavours("valkey")
+
 ME = "daemon-1"
 
 

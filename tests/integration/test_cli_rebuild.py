@@ -15,6 +15,8 @@ from support.rebuilds import Ward, ward
 from support.servers import Server
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.flavours("valkey")
+
 
 class Program:
     """The program, pointed at one server and one archive."""
