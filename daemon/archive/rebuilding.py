@@ -23,7 +23,8 @@ from reclaimd.daemon.archive.restoring import (
 from reclaimd.daemon.archive.restoring_fired import restore_fired_rows
 from reclaimd.daemon.archive.scanning import Redis
 from reclaimd.daemon.archive.store import Store
-from reclaimd.daemon.rebuild.values import PartitionRow, Report, Verdict, mark_number
+from reclaimd.daemon.rebuild.marks import mark_after
+from reclaimd.daemon.rebuild.values import PartitionRow, Report, Verdict
 from reclaimd.streams.archive_scripts import Frozen, finish, freeze
 from reclaimd.streams.keys import Partition, queues_key
 from reclaimd.streams.redis_log import AsyncClient
@@ -86,7 +87,7 @@ async def rebuild_partition(
     await _register(redis, partition)
     await _finish(job, str(Place("done")), events_cap)
     report = await _report(job, time.monotonic() - begun)
-    await store.end_rebuild(partition, row.rebuild_id, row.new_epoch_id, _mark_after(row), report)
+    await store.end_rebuild(partition, row.rebuild_id, row.new_epoch_id, mark_after(row), report)
     return report
 
 
@@ -110,11 +111,11 @@ async def accept_partition(
     await _finish(job, frozen.cursor, events_cap)
     report = await _report(job, 0.0)
     # Ended first: cut off in between, the archive reads everything again and only keeps more than there is.
-    await store.end_rebuild(partition, row.rebuild_id, row.new_epoch_id, _mark_after(row), report)
+    await store.end_rebuild(partition, row.rebuild_id, row.new_epoch_id, mark_after(row), report)
     now = await store.partition(partition)
     if now is None or not await store.claim(partition, me, now.ownership):
         raise Overtaken(partition.queue)
-    await store.reset(partition, me, row.new_epoch_id, _mark_after(row))
+    await store.reset(partition, me, row.new_epoch_id, mark_after(row))
     return report
 
 
@@ -220,14 +221,9 @@ async def _register(redis: Redis, partition: Partition) -> None:
 
 
 async def _finish(job: Job, cursor: str, events_cap: int) -> None:
-    call = finish(job.partition, job.rebuild_id, cursor=cursor, mark=_mark_after(job.row), events_cap=events_cap)
+    call = finish(job.partition, job.rebuild_id, cursor=cursor, mark=mark_after(job.row), events_cap=events_cap)
     if (await job.redis.send(call)).status != "ok":
         raise Overtaken(job.partition.queue)
-
-
-def _mark_after(row: PartitionRow) -> str:
-    """Above every mark that Redis can have from before; the same however often the rebuild is finished."""
-    return f"{mark_number(row.mark) + 2}:{row.rebuild_id[:8]}"
 
 
 async def _server_ms(redis: Redis) -> int:

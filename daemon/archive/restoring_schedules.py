@@ -19,15 +19,8 @@ from reclaimd.daemon.archive.records import schedules_of
 from reclaimd.daemon.archive.scanning import Redis
 from reclaimd.daemon.archive.schedule_records import ScheduleEntry, ScheduleRecords
 from reclaimd.daemon.archive.store import Store
-from reclaimd.daemon.rebuild.schedules import (
-    FROM_START,
-    Judged,
-    after,
-    last_known,
-    mark_after,
-    new_mark,
-    schedules_verdict,
-)
+from reclaimd.daemon.rebuild.marks import mark_after, new_mark
+from reclaimd.daemon.rebuild.schedules import FROM_START, Judged, after, last_known, schedules_verdict
 from reclaimd.daemon.rebuild.values import FiredRow, PartitionRow, Report, Verdict
 from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.ids import EntryID

@@ -19,7 +19,8 @@ from reclaimd.daemon.loops.repair import Repair
 from reclaimd.daemon.loops.shell import Context, Loop
 from reclaimd.daemon.rebuild.apply import batches, changes, positions_after, wanted
 from reclaimd.daemon.rebuild.detect import verdict
-from reclaimd.daemon.rebuild.values import EVENTS, Changes, PartitionRow, Tail, Verdict, mark_number
+from reclaimd.daemon.rebuild.marks import mark_number
+from reclaimd.daemon.rebuild.values import EVENTS, Changes, PartitionRow, Tail, Verdict
 from reclaimd.streams import archive_scripts
 from reclaimd.streams.events import Batch
 from reclaimd.streams.keys import Partition

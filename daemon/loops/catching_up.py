@@ -8,7 +8,8 @@ from reclaimd.daemon.links import Links
 from reclaimd.daemon.loops import tailing
 from reclaimd.daemon.rebuild.apply import batches, changes, positions_after, wanted
 from reclaimd.daemon.rebuild.detect import verdict
-from reclaimd.daemon.rebuild.values import Changes, PartitionRow, Verdict, mark_number
+from reclaimd.daemon.rebuild.marks import mark_number
+from reclaimd.daemon.rebuild.values import Changes, PartitionRow, Verdict
 from reclaimd.streams import archive_scripts
 from reclaimd.streams.archive_scripts import Expected, Facts, adopt
 from reclaimd.streams.keys import Partition

@@ -5,7 +5,8 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from reclaimd.daemon.loops.shell import Context
-from reclaimd.daemon.rebuild.values import PartitionRow, Report, Verdict, mark_number
+from reclaimd.daemon.rebuild.marks import mark_number
+from reclaimd.daemon.rebuild.values import PartitionRow, Report, Verdict
 from reclaimd.daemon.sd_notify import notify
 from reclaimd.streams import archive_scripts
 from reclaimd.streams.errors import ReclaimdError

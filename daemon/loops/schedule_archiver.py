@@ -12,8 +12,9 @@ from reclaimd.daemon.archive.errors import ArchiveFailed, OwnerLost
 from reclaimd.daemon.loops.ownership import BEAT_SECONDS, Claims
 from reclaimd.daemon.loops.scheduler import Scheduler
 from reclaimd.daemon.loops.shell import Context, Loop
-from reclaimd.daemon.rebuild.schedules import FROM_START, new_mark, schedules_verdict
-from reclaimd.daemon.rebuild.values import PartitionRow, Report, Verdict, mark_number
+from reclaimd.daemon.rebuild.marks import mark_number, new_mark
+from reclaimd.daemon.rebuild.schedules import FROM_START, schedules_verdict
+from reclaimd.daemon.rebuild.values import PartitionRow, Report, Verdict
 from reclaimd.daemon.schedules.gate import SCHEDULES
 from reclaimd.daemon.schedules.overdue import judge
 from reclaimd.streams.errors import ReclaimdError

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from reclaimd.daemon.rebuild.values import Facts, PartitionRow, Verdict, mark_number
+from reclaimd.daemon.rebuild.marks import mark_number
+from reclaimd.daemon.rebuild.values import Facts, PartitionRow, Verdict
 
 EPOCH = "epoch"
 

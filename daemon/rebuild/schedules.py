@@ -6,7 +6,8 @@ The words are those for partitions; what is restored is one fold, so that there 
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from reclaimd.daemon.rebuild.values import PartitionRow, Unrestorable, Verdict, mark_number
+from reclaimd.daemon.rebuild.marks import mark_number
+from reclaimd.daemon.rebuild.values import PartitionRow, Unrestorable, Verdict
 from reclaimd.streams.ids import EntryID
 from reclaimd.streams.schedules.archive_scripts import Facts
 
@@ -18,16 +19,6 @@ class Judged(NamedTuple):
 
     overdue: int = 0
     problems: tuple[Unrestorable, ...] = ()
-
-
-def new_mark(nonce: str, *marks: str) -> str:
-    """The one that follows all of these."""
-    return f"{max(map(mark_number, marks), default=0) + 1}:{nonce[:8]}"
-
-
-def mark_after(row: PartitionRow) -> str:
-    """Above every mark that Redis can have from before; the same however often the rebuild is finished."""
-    return f"{mark_number(row.mark) + 2}:{row.rebuild_id[:8]}"
 
 
 def schedules_verdict(row: PartitionRow | None, facts: Facts, archive_id: str) -> Verdict:

@@ -346,9 +346,3 @@ def entry_ms(entry_id: str) -> int:
     """When an entry was added; 0 for what is no entry ID."""
     ms = entry_id.partition("-")[0]
     return int(ms) if ms.isascii() and ms.isdigit() else 0
-
-
-def mark_number(mark: str) -> int:
-    """The count in a mark `<n>:<nonce>`; 0 for none or for what is no mark."""
-    number = mark.partition(":")[0]
-    return int(number) if number.isascii() and number.isdigit() else 0

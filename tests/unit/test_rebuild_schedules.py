@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from reclaimd.daemon.rebuild.schedules import after, last_known, mark_after, new_mark, schedules_verdict
+from reclaimd.daemon.rebuild.marks import mark_after, new_mark
+from reclaimd.daemon.rebuild.schedules import after, last_known, schedules_verdict
 from reclaimd.daemon.rebuild.values import FiredRow, PartitionRow
 from reclaimd.daemon.schedules.gate import Gate
 from reclaimd.daemon.schedules.overdue import judge

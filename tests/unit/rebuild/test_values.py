@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reclaimd.daemon.rebuild.marks import mark_number
 from reclaimd.daemon.rebuild.values import (
     PLACES,
     RANKS,
     Cursor,
     Report,
     entry_ms,
-    mark_number,
     sort_of_due,
     sort_of_entry,
 )
