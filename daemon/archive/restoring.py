@@ -24,6 +24,7 @@ from reclaimd.streams.archive_scripts import (
     restore_tasks,
 )
 from reclaimd.streams.errors import ReclaimdError
+from reclaimd.streams.keys import SENTINEL
 from reclaimd.streams.redis_log import AsyncClient
 
 SEEN_MS: Final = 600_000
@@ -231,12 +232,7 @@ async def restore_totals(job: Job, place: Place) -> Place:
     paused Redis knows itself, unless it lost that or went back.
     """
     job.meter.begin("restoring totals")
-    sentinels = job.partition.key("counters"), job.partition.key("control")
-
-    async def ask(client: AsyncClient) -> list[bool]:
-        return [bool(await client.hexists(key, "{archive}")) for key in sentinels]
-
-    has_counters, has_control = await job.redis.use(ask)
+    has_counters, has_control = await _has(job, "counters"), await _has(job, "control")
     done = str(Place("done"))
     await job.step(
         restore_facts(
@@ -250,6 +246,16 @@ async def restore_totals(job: Job, place: Place) -> Place:
         done,
     )
     return Place("done")
+
+
+async def _has(job: Job, name: str) -> bool:
+    """Whether the key was there when the rebuild began, and was not deleted since."""
+
+    async def ask(client: AsyncClient) -> bool:
+        lost = await client.hget(job.partition.key("epoch"), "lost")
+        return name not in (lost or b"").decode().split() and await client.hexists(job.partition.key(name), SENTINEL)
+
+    return await job.redis.use(ask)
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -1,4 +1,5 @@
--- finish: the partition is whole again, and open. Right after `freeze` it means: take Redis as it is.
+-- finish: the partition is open again. Right after `freeze` it means: take Redis as it is. Sentinels are not touched: what was
+-- deleted since `freeze` planted them is found missing by the next look, and rebuilt anew.
 -- KEYS: epoch clock counters events bell dead delayed bodies fired queued unique control accepted streams
 -- USES: sentinel
 -- ARGV: now, rebuild_id, cursor as it is, mark, most entries of :events
@@ -16,9 +17,8 @@ end
 check_guarded_types()
 redis.call('LLEN', K.bell)
 allow_at_maxmemory()
-plant_sentinels()
 redis.call('HSET', K.epoch, 'mark', ARGV[4], 'mark_before', '', 'events_cap', ARGV[5], 'state', 'ok')
-redis.call('HDEL', K.epoch, 'fence')
+redis.call('HDEL', K.epoch, 'fence', 'lost')
 redis.call('UNLINK', K.accepted)
 ring()
 return { 'ok', cursor, 'ok' }

@@ -193,6 +193,10 @@ function DO.facts(counters)
   if ARGV[FIRST + 1] == '1' and redis.call('HSETNX', K.control, 'paused', '1') == 1 then
     event('QueuePaused', {})
   end
+  -- From here on they are not what began anew with the loss.
+  redis.call('HSET', K.counters, SENTINEL, '.')
+  redis.call('HSET', K.control, SENTINEL, '.')
+  redis.call('HSET', K.epoch, 'lost', '')
   return #counters, 0
 end
 

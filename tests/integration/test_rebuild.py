@@ -20,7 +20,7 @@ from reclaimd.streams.keys import Partition
 from reclaimd.streams.occurrence_scripts import retire
 from support.daemons import in_loop
 from support.partitions import assert_same
-from support.rebuilds import ME, Ward, deleted, ward
+from support.rebuilds import ME, Meddling, Ward, deleted, ward
 from support.servers import FreshServer, Server
 from support.waiting import await_until
 
@@ -94,6 +94,31 @@ async def test_one_key_is_gone(server: Server, tmp_path: Path, name: str) -> Non
         assert await one.kind() == "partial"
         await one.rebuild()
         assert_same(before, one.held(), ordered=name != "lane:high")
+        await assert_whole(one, "partial")
+
+
+@pytest.mark.flavours("valkey")
+@pytest.mark.parametrize("name", ["lane:low", "dead", "delayed", "fired", "counters", "control"])
+@in_loop
+async def test_one_key_is_gone_while_a_rebuild_runs(server: Server, tmp_path: Path, name: str) -> None:
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill()
+        await one.archive()
+        before = one.held()
+        one.client.flushall()
+        steps: list[str] = []
+
+        def lose(step: str) -> None:
+            steps.append(step)
+            state, cursor = one.client.hmget(one.partition.key("epoch"), "state", "cursor")
+            if (state, cursor) == (b"rebuilding", b"done|"):
+                deleted(one.client, one.partition.key(name))
+
+        await one.rebuild(Meddling(one.links, after=lose))
+        assert steps[-1] == "finish"
+        assert await one.kind() == "partial"
+        await one.rebuild()
+        assert_same(before, one.held())
         await assert_whole(one, "partial")
 
 
