@@ -69,7 +69,10 @@ def test_two_that_freeze_at_once(lab: Archived) -> None:
 
 def test_an_empty_partition_is_frozen(frozen: Archived) -> None:
     facts = frozen.facts()
-    assert (facts.epoch, facts.keys, facts.state, facts.epoch_id, facts.mark) == (True, False, "rebuilding", "e2", "")
+    assert (facts.epoch, facts.state, facts.epoch_id, facts.mark) == (True, "rebuilding", "e2", "")
+    # Planted already, so that what is deleted from here on is missing.
+    assert not facts.missing
+    assert frozen.say("HGET", frozen.key("epoch"), "lost").split()[:3] == ["dead", "events", "suspect"]
     assert frozen.adopt("e2") == ("state", "e2", "rebuilding")
 
 

@@ -155,7 +155,8 @@ def test_a_key_of_another_type_restores_nothing(frozen: Archived) -> None:
     frozen.do("SET", frozen.key("dead"), "v")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         frozen.restore(restored("good"), to="c")
-    assert frozen.say("EXISTS", frozen.key("recovered:normal")) == 0
+    assert frozen.say("XLEN", frozen.key("recovered:normal")) == 0
+    assert frozen.facts().missing == ("dead",)
 
 
 def drop(lab: Archived, *rows: arc.DropRow, rebuild: str = "r1") -> arc.Dropped:
