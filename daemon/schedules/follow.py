@@ -57,6 +57,7 @@ class Follower:
         self._stolen = stolen
         self._alive = alive
         self._on_rejected = on_rejected
+        self._reported: dict[str, str] = {}
         self._waiting: anyio.CancelScope | None = None
 
     def load_again(self) -> None:
@@ -90,6 +91,7 @@ class Follower:
         for problem in loaded.problems:
             log.error("schedules are damaged", problem=problem)
         self._notice_loss(known, loaded)
+        self._reported = {}
         await self._in_slices(self._book.start_over(loaded))
         await self._read_fired()
         await self._in_slices(self._book.plan_all(int(self._clock.now())))
@@ -161,6 +163,8 @@ class Follower:
         if frozen != self.frozen:
             log.warning("no schedule fires until all are back" if frozen else "schedules fire again", state=state)
         self.frozen = frozen
+        if frozen:
+            self._book.seen_at = 0
 
     async def _wait(self) -> None:
         """Until there is an event after the last one, for a second at most."""
@@ -192,11 +196,13 @@ class Follower:
     async def _report_rejected(self) -> None:
         """Whoever appended a definition that cannot be used finds the reason in the log, beside it."""
         found = self._book.unreported()
-        if not found or self.frozen:
+        news = [(name, problem) for name, problem in found if self._reported.get(name) != problem.entry]
+        if not news or self.frozen:
             return
-        events = [ScheduleRejected(name=name, field=p.field, reason=p.reason, entry=p.entry) for name, p in found]
+        events = [ScheduleRejected(name=name, field=p.field, reason=p.reason, entry=p.entry) for name, p in news]
         await self._link.use(lambda client: ScheduleLog(client, self._namespace).append(events))
-        await self._follow()
+        # They come back behind all that was not read yet: asking the fold again until then would report them again.
+        self._reported = {name: problem.entry for name, problem in found}
 
     def _notice_loss(self, known: int, loaded: Loaded) -> None:
         if known and not loaded.state.rows and loaded.position == START:

@@ -122,7 +122,8 @@ class _Planner:
         """`last`: as in the row; `left`: how many may be fired."""
         self._after, self._from = last, max(last, self._born)
         if self._since > self._from:
-            self._skip_until(self._last_before(self._since + 1), "paused")
+            # Not what is still to come, because the clock was set back since: the script would refuse it until then.
+            self._skip_until(self._last_before(min(self._since, self._moment.now) + 1), "paused")
         first = self._next()
         if first is None:
             return Plan(tuple(self._steps))

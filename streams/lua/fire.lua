@@ -21,7 +21,7 @@ local COLUMNS = {
   skip = '^([%w._-]+)|(%d+%-%d+)|(%d+)|([1-9]%d*)|(%-?%d+)|([%l_]+)$',
   run = '^([%w._-]+)|([%w._-]+)|(%l+)|([1-9]%d?%d?%d?)$',
 }
-local LONGEST = { 80, 40, 15, 15, 15, 40, 15 }
+local LONGEST = { 80, 40, 15, 15, 15, 40, 16 }
 
 local function is_good(kind, row)
   if not row[1] then

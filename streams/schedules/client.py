@@ -80,8 +80,9 @@ class Listed(NamedTuple):
     """A schedule as the log has it. `generation`: the event that created or retimed it; `since_ms`: wall ms, nothing
     before it is fired.
 
-    `schedule` is None when no readable definition is known. `suspended`: why events of it cannot be read by this
-    program, or empty; it does not fire meanwhile. `problem`: why its newest definition is not the one that is used.
+    `schedule` is None when no readable definition is known. `suspended`: why it or events of it cannot be
+    read by this program, or empty; it does not fire meanwhile. `problem`: why its newest definition is not the one that
+    is used.
     """
 
     name: str
@@ -309,8 +310,11 @@ def _listed(state: Schedules, name: str) -> Listed | None:
     problem = state.problems.get(name)
     if row is None:
         return None if problem is None else Listed(name, None, "", 0, problem=problem)
-    schedule = row.schedule() if row.definition else None
-    suspended = row.unread[0].why if row.unread else ""
+    schedule, suspended = None, row.unread[0].why if row.unread else ""
+    try:
+        schedule = row.schedule() if row.definition else None
+    except msgspec.MsgspecError as error:
+        suspended = suspended or f"its definition is of a newer program: {error}"
     return Listed(name, schedule, row.generation, row.since_ms, row.paused, suspended, problem)
 
 

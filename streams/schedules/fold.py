@@ -118,8 +118,13 @@ class Schedules:
         return Schedules(self.position, dict(self.rows), dict(self.problems), list(self.unreadable))
 
 
+class _Owned(msgspec.Struct, frozen=True):
+    source: str = ""
+
+
 _schedules = msgspec.json.Decoder(Schedule)
 _outlines = msgspec.json.Decoder(Outline)
+_owners = msgspec.json.Decoder(_Owned)
 _NOTHING: Final = Applied("nothing")
 
 
@@ -212,7 +217,7 @@ def _upsert(state: Schedules, entry: EntryID, row: Row | None, event: ScheduleUp
         return Applied("rejected", name, problem)
     state.problems.pop(name, None)
     event_id = str(entry)
-    if row is not None and row.schedule().timing == schedule.timing:
+    if row is not None and _timing(row) == schedule.timing:
         state.rows[name] = msgspec.structs.replace(row, definition=definition, changed=event_id)
         return Applied("updated", name)
     state.rows[name] = Row(
@@ -228,11 +233,26 @@ def _upsert(state: Schedules, entry: EntryID, row: Row | None, event: ScheduleUp
 def _remove(state: Schedules, row: Row | None, event: ScheduleRemoved) -> Applied:
     if row is None:
         return Applied("noted", event.name) if state.problems.pop(event.name, None) else _NOTHING
-    if event.source and row.schedule().source != event.source:
+    if event.source and _owner(row) != event.source:
         return _NOTHING
     del state.rows[event.name]
     state.problems.pop(event.name, None)
     return Applied("removed", event.name)
+
+
+def _timing(row: Row) -> tuple[object, ...] | None:
+    """None of a definition that a newer program put into a snapshot, and that this one cannot read."""
+    try:
+        return row.schedule().timing
+    except msgspec.MsgspecError:
+        return None
+
+
+def _owner(row: Row) -> str | None:
+    try:
+        return _owners.decode(row.definition).source
+    except msgspec.MsgspecError:
+        return None
 
 
 def _switch(state: Schedules, entry: EntryID, row: Row | None, event: SchedulePaused | ScheduleResumed) -> Applied:

@@ -132,6 +132,10 @@ def test_a_limit_holds_for_a_generation(lab: Lab) -> None:
     assert statuses(lab, lab.occurrence(NOON, generation="2-0", overlap="allow", limit=2)) == ["fired"]
 
 
+def test_the_highest_limit_that_a_definition_may_have_is_no_error(lab: Lab) -> None:
+    assert statuses(lab, lab.occurrence(NOON, limit=2**53)) == ["fired"]
+
+
 def test_what_is_skipped_counts_towards_no_limit(lab: Lab) -> None:
     lab.now = NOON + 100
     rows = [lab.occurrence(NOON), lab.occurrence(NOON + 1, after=NOON, limit=2)]

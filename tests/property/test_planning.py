@@ -150,3 +150,11 @@ def test_fires_of_one_plan_are_in_order_and_few() -> None:
     schedule = Schedule(name="s", task="t", queue="q", trigger=Every(1000, anchor_ms=0), overlap="allow")
     found = plan(schedule, Standing("1-0", 1), None, Moment(50_000, 0))
     assert [step.nominal for step in found.steps if isinstance(step, Fire)] == [n * 1000 for n in range(1, 21)]
+
+
+def test_what_a_pause_took_is_skipped_once_it_is_due_though_the_clock_was_set_back_behind_the_resume() -> None:
+    schedule = Schedule(name="s", task="t", queue="q", trigger=Every(1000, anchor_ms=0), overlap="allow")
+    resumed = Standing("1-0", 9_500)
+    assert plan(schedule, resumed, None, Moment(500, 0)) == Plan(wake_ms=1_000)
+    assert plan(schedule, resumed, None, Moment(2_500, 0)) == Plan((Skip(0, 2_000, 2, "paused"),))
+    assert plan(schedule, resumed, Fired("1-0", 9_000), Moment(9_400, 0)) == Plan(wake_ms=10_000)

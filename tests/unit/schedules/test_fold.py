@@ -244,3 +244,19 @@ def test_a_copy_does_not_change_with_its_original() -> None:
     last(state, ScheduleRemoved(name="digest"))
     apply(state, "9001-0", b"\xfe")
     assert copy == after(upserted(digest()), b"\xff", INVALID)
+
+
+@pytest.mark.parametrize(
+    ("event", "what"),
+    [
+        (upserted(digest()), "retimed"),
+        (ScheduleRemoved(name="digest", source="file"), "removed"),
+        (ScheduleRemoved(name="digest", source="other"), "nothing"),
+        (SchedulePaused(name="digest"), "paused"),
+    ],
+)
+def test_a_definition_that_only_a_newer_program_can_read_is_in_nobodys_way(event: Event, what: str) -> None:
+    """It comes out of a snapshot which that program wrote."""
+    newer = b'{"name":"digest","task":"send","queue":"mail","trigger":{"type":"sunrise"},"source":"file"}'
+    state = Schedules(rows={"digest": Row(generation="1-0", since_ms=1, definition=newer, changed="1-0")})
+    assert last(state, event).what == what
