@@ -18,27 +18,37 @@ AT_ONCE = 1_000
 
 
 def measure(stage: Stage) -> list[Figure]:
-    """Open tasks in three lanes, from a SQLite archive; the floor is the client's pipelined XADD of the same tasks."""
-    count = stage.size(1_000_000, 5_000)
+    """Open tasks in three lanes, and schedules that have fired once, from a SQLite archive, by one process.
+
+    The floor is the client's pipelined XADD of the same tasks, without the schedules.
+    """
+    count, schedules = stage.size(1_000_000, 5_000), stage.size(100_000, 1_000)
     archive = f"sqlite:///{stage.folder}/archive.db"
     stage.clear()
-    stage.say(f"archiving {count:,} tasks")
-    child(stage, "fill", archive, count)
+    stage.say(f"archiving {count:,} tasks and {schedules:,} schedules")
+    child(stage, "fill", archive, count, schedules)
     runs: list[dict[str, float]] = []
     floors: list[float] = []
-    for _ in stage.rounds(f"rebuild of {count:,} tasks", 3):
+    for _ in stage.rounds(f"rebuild of {count:,} tasks and {schedules:,} schedules", 3):
         stage.clear()
         floors.append(count / _xadd(stage, count))
         stage.clear()
-        runs.append(child(stage, "rebuild", archive, count))
-    assert all(run["tasks"] == count for run in runs), runs
-    what = f"rebuild of {count:,} open tasks into an empty Redis"
+        runs.append(child(stage, "rebuild", archive))
+    whole = {"tasks": count, "schedules": schedules, "fired": schedules}
+    assert all(whole.items() <= run.items() for run in runs), runs
+    what = f"rebuild of {count:,} open tasks and {schedules:,} schedules into an empty Redis"
     seconds = None if stage.quick else Aim(60, at_most=True)
+    floor = {"pipelined XADD of the tasks alone, redis-py": floors}
     return [
-        Figure("k", what, "s", [run["seconds"] for run in runs], aim=seconds),
-        Figure("k", what, "/s", [count / run["seconds"] for run in runs], {"pipelined XADD, redis-py": floors}),
-        Figure("k", f"{what}: RSS of that process", "MB", [run["rss_mb"] for run in runs], aim=Aim(500, at_most=True)),
+        Figure("k", what, "s", _of(runs, "seconds"), aim=seconds),
+        Figure("k", f"{what}: of that for the schedules, without what they fired", "s", _of(runs, "schedules_seconds")),
+        Figure("k", f"{what}: tasks, over all of that time", "/s", [count / s for s in _of(runs, "seconds")], floor),
+        Figure("k", f"{what}: RSS of that process", "MB", _of(runs, "rss_mb"), aim=Aim(500, at_most=True)),
     ]
+
+
+def _of(runs: list[dict[str, float]], key: str) -> list[float]:
+    return [run[key] for run in runs]
 
 
 def _xadd(stage: Stage, count: int) -> float:
@@ -52,9 +62,9 @@ def _xadd(stage: Stage, count: int) -> float:
     return spent[0]
 
 
-def child(stage: Stage, what: str, archive: str, count: int) -> dict[str, float]:
+def child(stage: Stage, what: str, archive: str, *counts: int) -> dict[str, float]:
     """What a process of rebuild_child.py says."""
-    command = [sys.executable, "-P", str(CHILD), what, archive, NAMESPACE, stage.server.url, str(count)]
+    command = [sys.executable, "-P", str(CHILD), what, archive, NAMESPACE, stage.server.url, *map(str, counts)]
     paths = [str(CHILD.parent), str(CHILD.parent.parent / "tests")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
