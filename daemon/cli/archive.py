@@ -10,7 +10,7 @@ import msgspec
 from reclaimd.daemon.cli import INTERRUPTED
 from reclaimd.daemon.cli.archives import new_id, open_archive
 from reclaimd.daemon.cli.flags import Flags
-from reclaimd.daemon.cli.output import Output
+from reclaimd.daemon.cli.output import Output, Report
 from reclaimd.daemon.cli.running import DONE, PROBLEM, ended_by_ctrl_c, run
 from reclaimd.daemon.cli.words import plural
 from reclaimd.daemon.inspect.source import Source
@@ -43,7 +43,7 @@ def backup(flags: Flags, path: Path) -> int:
     async def copy() -> int:
         code = INTERRUPTED
         with ended_by_ctrl_c():
-            async with open_archive(settings) as store:
+            async with open_archive(settings, "copy") as store:
                 with out.progress() as bar:
                     size = await store.backup(path, lambda done, total: bar("copying", done, total))
                 _tell_backup(out, path, size)
@@ -65,7 +65,7 @@ def status(flags: Flags) -> int:
     settings = flags.settings()
 
     async def work(source: Source, out: Output) -> int:
-        async with open_archive(settings) as store:
+        async with open_archive(settings, "read") as store:
             found = await _status(store, source)
             if out.json:
                 out.document({"archive": store.where, "archive_id": store.archive_id, "queues": found})
@@ -112,13 +112,10 @@ def snapshot(flags: Flags) -> int:
         written = await _write_snapshot(source)
         queues: dict[str, str] = {}
         if settings.archive.url is not None:
-            async with open_archive(settings) as store:
+            async with open_archive(settings, "write") as store:
                 with out.progress() as bar:
                     for queue in await source.queues():
-                        bar(f"archiving {queue}", 0, None)
-                        queues[queue] = await _archive(
-                            store, settings.redis_url, Partition(source.namespace, queue), settings.archive.events_limit
-                        )
+                        queues[queue] = await _archive(store, source, queue, settings.archive.events_limit, bar)
         if out.json:
             out.document({"schedules": written, "archived": queues})
         else:
@@ -139,21 +136,23 @@ async def _write_snapshot(source: Source) -> int | None:
     return await source.use(lambda client: write(ScheduleLog(client, source.namespace)))
 
 
-async def _archive(store: "Store", url: str, partition: Partition, events_cap: int) -> str:
+async def _archive(store: "Store", source: Source, queue: str, events_cap: int, bar: Report) -> str:
     """`daemon`: one archives it anyway. Else the verdict, which is `healthy` when everything is archived."""
-    from reclaimd.daemon.connectivity import Connectivity
-    from reclaimd.daemon.links import Links
     from reclaimd.daemon.loops.catching_up import catch_up
     from reclaimd.daemon.loops.ownership import my_name
 
-    me = my_name(new_id())
+    archived = 0
+
+    def told(events: int) -> None:
+        nonlocal archived
+        archived += events
+        bar(f"archiving {queue}", archived, None)
+
+    told(0)
+    me, partition = my_name(new_id()), source.partition(queue)
     if not await _owned(store, partition, me):
         return "daemon"
-    links = Links(url, Connectivity())
-    try:
-        judged = await catch_up(store, links, partition, me, events_cap=events_cap, told=lambda _events: None)
-    finally:
-        await links.aclose()
+    judged = await catch_up(store, source, partition, me, events_cap=events_cap, told=told)
     return judged.kind
 
 

@@ -3,25 +3,17 @@
 Only the owner does so; the others watch it. While the archive cannot be written, tasks are recovered all the same.
 """
 
-import secrets
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-import anyio
-import msgspec
-
-from reclaimd.daemon.archive.errors import ArchiveFailed, OwnerLost, Trouble
-from reclaimd.daemon.loops import tailing
+from reclaimd.daemon.archive.errors import ArchiveFailed, OwnerLost
+from reclaimd.daemon.archive.following import Following, Found
 from reclaimd.daemon.loops.backlog import Backlog
 from reclaimd.daemon.loops.ownership import BEAT_SECONDS, Claims
-from reclaimd.daemon.loops.repair import Repair
+from reclaimd.daemon.loops.repair import LOSS, SOON, Repair
 from reclaimd.daemon.loops.shell import Context, Loop
-from reclaimd.daemon.rebuild.apply import batches, changes, positions_after, wanted
-from reclaimd.daemon.rebuild.detect import verdict
-from reclaimd.daemon.rebuild.marks import mark_number
-from reclaimd.daemon.rebuild.values import EVENTS, Changes, PartitionRow, Tail, Verdict
-from reclaimd.streams import archive_scripts
+from reclaimd.daemon.rebuild.values import EVENTS, PartitionRow
 from reclaimd.streams.events import Batch
 from reclaimd.streams.keys import Partition
 from reclaimd.streams.logs import get_logger
@@ -30,17 +22,12 @@ if TYPE_CHECKING:
     from reclaimd.daemon.archive.store import Store
 
 NAME: Final = "archiver"
-LOSS: Final = "loss"
-SOON: Final = 0.05
 FOREVER: Final = float("inf")
-COMMIT_SECONDS: Final = 20.0
 BUSY_BYTES: Final = 16_384
 BUSY_GAPS: Final = 2
 """So many times the ordinary gap is between two looks at a queue that had so many bytes of events: what a commit costs
 besides its rows is the same for few and for many."""
 NOTHING: Final = "0-0"
-WHOLE: Final = "whole"
-"""In the positions, once what no stream tells was read too."""
 
 log = get_logger(__name__)
 
@@ -115,7 +102,7 @@ class Archiver:
                 self.settled = True
                 self._archive.worked(self.queue)
                 return BEAT_SECONDS
-            return await self._follow(store)
+            return await self._follow(self._following(store))
         except OwnerLost:
             self.disown()
             return BEAT_SECONDS
@@ -159,56 +146,49 @@ class Archiver:
         self._show()
         return True
 
-    async def _follow(self, store: "Store") -> float:
-        row = self.row
-        assert row is not None
-        if row.epoch_id and WHOLE not in row.positions and row.state == "archiving":
-            await self._read_unstreamed(store, row)
-        row = self.row
-        assert row is not None
-        next_mark = f"{mark_number(row.mark) + 1}:{secrets.token_hex(4)}"
-        expected = archive_scripts.Expected(
-            store.archive_id,
-            row.epoch_id,
-            row.mark,
-            next_mark if row.state == "archiving" else "",
-            row.ownership.beat,
+    def _following(self, store: "Store") -> Following:
+        return Following(
+            store,
+            self._context.links,
+            self.partition,
+            self._archive.me,
+            stolen=self._context.stolen,
+            on_commit=self._committed,
         )
-        positions = tailing.script_positions(row.positions)
-        found = await self._context.links.send(archive_scripts.tail(self.partition, expected, positions))
-        facts = tailing.facts_of(found.facts)
-        judged = verdict(row, facts, store.archive_id)
-        if not found.ok or judged.kind != "healthy":
-            return await self._judge(store, judged, found.facts)
-        if found.gap:
-            return await self._over_a_gap(store, row)
+
+    def _committed(self) -> None:
+        """A commit shows others that this daemon lives, as a beat does."""
+        self.beaten_at = time.monotonic()
+
+    async def _follow(self, following: Following) -> float:
+        assert self.row is not None
+        self.row = row = await following.read_unstreamed(self.row)
+        found = await following.read(row)
+        if not found.healthy:
+            return await self._judge(following, found)
+        if found.tail.gap:
+            return await self._over_a_gap(following, row)
         if row.state != "archiving":
             # Before the rebuild that was begun reached Redis, data came back that are as the archive knows them.
-            await self.read_again(store, row.epoch_id, row.mark)
+            self.began_anew(await following.read_again(row.epoch_id, row.mark))
             return 0.0
         self._suspicious = False
-        self._healthy()
-        return await self._advance(store, row, found, next_mark)
+        self._repair.healthy()
+        return await self._advance(following, found)
 
-    async def _advance(self, store: "Store", row: PartitionRow, found: archive_scripts.Tail, next_mark: str) -> float:
-        tail = tailing.tail_of(found)
-        self._busy = sum(len(event.e) for event in tail.events) >= BUSY_BYTES
-        if found.marked:
-            todo = await self._changes(store, tail)
-            began = time.perf_counter()
-            after = positions_after(tail, row.positions)
-            await self._commit(store, todo, after, next_mark)
-            self._metrics.commit_seconds.observe(time.perf_counter() - began)
+    async def _advance(self, following: Following, found: Found) -> float:
+        events = found.tail.events
+        self._busy = sum(len(event.e) for event in events) >= BUSY_BYTES
+        self.row, seconds = await following.archive(found)
+        if seconds is not None:
+            self._metrics.commit_seconds.observe(seconds)
             self._metrics.commits.labels(self.queue).inc()
-            self._metrics.events.labels(self.queue).inc(len(tail.events))
-            self.row = msgspec.structs.replace(row, positions=after, mark=next_mark)
-        done = tail.drained and not tail.more
-        self.backlog.committed(self.archived, drained=done)
+            self._metrics.events.labels(self.queue).inc(len(events))
+        self.backlog.committed(self.archived, drained=found.done)
         self.settled = True
-        if done:
-            self._archive.worked(self.queue)
-        if not done:
+        if not found.done:
             return 0.0
+        self._archive.worked(self.queue)
         # Where much happens, nobody waits to be told of the next.
         return max(0.0, self._stepped_at + self._gap - time.monotonic()) if self._busy else BEAT_SECONDS
 
@@ -216,49 +196,23 @@ class Archiver:
     def _gap(self) -> float:
         return self._context.settings.archive.poll_ms / 1000 * (BUSY_GAPS if self._busy else 1)
 
-    async def _changes(self, store: "Store", tail: Tail) -> Changes:
-        with self._context.stolen.slice():
-            read = batches(tail)
-            needed = wanted(read)
-        bodies = await tailing.read_bodies(self._context.links, self.partition, needed)
-        fired = await store.fired(self.partition, needed.fired) if needed.fired else {}
-        with self._context.stolen.slice():
-            return changes(tail, bodies, fired, read)
-
-    async def _commit(self, store: "Store", todo: Changes, positions: dict[str, str], mark: str | None) -> None:
-        try:
-            with anyio.fail_after(COMMIT_SECONDS):
-                await store.commit(self.partition, self._archive.me, todo, positions, mark)
-        except TimeoutError:
-            raise ArchiveFailed(Trouble.SLOW, "") from None
-        self.beaten_at = time.monotonic()
-
-    async def _read_unstreamed(self, store: "Store", row: PartitionRow) -> None:
-        """What the events of a partition that was there before its archive do not tell any more."""
-        async for page in tailing.unstreamed(self._context.links, self.partition):
-            await self._commit(store, page, row.positions, None)
-        positions = {**row.positions, WHOLE: "1"}
-        await self._commit(store, Changes(), positions, None)
-        self.row = msgspec.structs.replace(row, positions=positions)
-
-    async def read_again(self, store: "Store", epoch_id: str, mark: str) -> None:
-        """Begin anew with this epoch: forget its tasks, and read everything that there is."""
-        await store.reset(self.partition, self._archive.me, epoch_id, mark)
-        self.row = await store.partition(self.partition)
+    def began_anew(self, row: PartitionRow | None) -> None:
+        """Everything is read again from here on."""
+        self.row = row
         self.backlog.clear()
 
-    async def _over_a_gap(self, store: "Store", row: PartitionRow) -> float:
+    async def _over_a_gap(self, following: Following, row: PartitionRow) -> float:
         """Events were trimmed before they were archived: what they told of is unknown, so all is read again."""
         self._metrics.gaps.labels(self.queue).inc()
         log.error("events were trimmed before they were archived", queue=self.queue, after=self.archived)
-        await self.read_again(store, row.epoch_id, row.mark)
+        self.began_anew(await following.read_again(row.epoch_id, row.mark))
         return 0.0
 
-    async def _judge(self, store: "Store", judged: Verdict, seen: archive_scripts.Facts) -> float:
+    async def _judge(self, following: Following, found: Found) -> float:
         self._suspicious = True
-        if judged.kind == "healthy" or not await self._is_current(store):
+        if found.verdict.kind == "healthy" or not await self._is_current(following.store):
             return SOON
-        return await self._repair.act(store, judged, seen)
+        return await self._repair.act(following, found.verdict, found.tail.facts)
 
     async def _is_current(self, store: "Store") -> bool:
         """Whether what was judged by is still what the archive has: who slept meanwhile may have been replaced."""
@@ -273,13 +227,6 @@ class Archiver:
             was.state,
             was.rebuild_id,
         )
-
-    def _healthy(self) -> None:
-        if self.kind not in {"", "new", "healthy"}:
-            log.info("data are whole again", queue=self.queue)
-        self.kind = "healthy"
-        self._context.health.forget(LOSS, self.queue)
-        self._metrics.unresolved.labels(self.queue).set(0)
 
     def _held(self) -> float:
         """Whether events stay longer than they would without an archive."""

@@ -4,11 +4,11 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
+from reclaimd.daemon.archive.following import Following
 from reclaimd.daemon.loops.shell import Context
-from reclaimd.daemon.rebuild.marks import mark_number
 from reclaimd.daemon.rebuild.values import PartitionRow, Report, Verdict
 from reclaimd.daemon.sd_notify import notify
-from reclaimd.streams import archive_scripts
+from reclaimd.streams.archive_scripts import Facts
 from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.keys import Partition
 from reclaimd.streams.logs import get_logger
@@ -34,7 +34,7 @@ class Follows(Protocol):
     kind: str
     settled: bool
 
-    async def read_again(self, store: "Store", epoch_id: str, mark: str) -> None: ...
+    def began_anew(self, row: PartitionRow | None) -> None: ...
 
 
 class Tells(Protocol):
@@ -60,16 +60,24 @@ class Repair:
     def _auto(self) -> bool:
         return self._context.settings.archive.rebuild == "auto"
 
-    async def act(self, store: "Store", judged: Verdict, seen: archive_scripts.Facts) -> float:
-        """Returns the seconds until the next look."""
+    def healthy(self) -> None:
+        """The verdict is that nothing is wrong, or not any more."""
+        if self._of.kind not in {"", "new", "healthy"}:
+            log.info("data are whole again", queue=self._queue)
+        self._of.kind = "healthy"
+        self._context.health.forget(LOSS, self._queue)
+        self._metrics.unresolved.labels(self._queue).set(0)
+
+    async def act(self, following: Following, judged: Verdict, seen: Facts) -> float:
+        """Any other verdict. Returns the seconds until the next look."""
         self._note(judged)
         if judged.kind in {"new", "archive_behind"}:
-            return await self._adopt(store, judged, seen)
+            return await self._adopt(following, judged, seen)
         if judged.kind == "foreign":
             return self._wait(f"this is not the data that the archive knows ({judged.reason}): nothing is touched")
         if self._auto:
-            return await self._rebuild(store, judged, seen)
-        return await self._freeze(store, judged, seen)
+            return await self._rebuild(following.store, judged, seen)
+        return await self._freeze(following.store, judged, seen)
 
     def _note(self, judged: Verdict) -> None:
         if judged.kind == self._of.kind:
@@ -79,27 +87,16 @@ class Repair:
             self._metrics.detections.labels(self._queue, judged.kind).inc()
             log.error("data are not what the archive knows", queue=self._queue, kind=judged.kind, reason=judged.reason)
 
-    async def _adopt(self, store: "Store", judged: Verdict, seen: archive_scripts.Facts) -> float:
-        row = self._of.row
-        number = max(mark_number(seen.mark), mark_number(row.mark if row else "")) + 1
-        mark = f"{number}:{secrets.token_hex(4)}"
-        call = archive_scripts.adopt(
-            self._of.partition,
-            archive_id=store.archive_id,
-            seen_epoch_id=seen.epoch_id,
-            new_epoch_id=secrets.token_hex(8),
-            mark=mark,
-            events_cap=self._context.settings.archive.events_limit,
-        )
-        adopted = await self._context.links.send(call)
+    async def _adopt(self, following: Following, judged: Verdict, seen: Facts) -> float:
+        adopted = await following.adopt(self._of.row, seen, self._context.settings.archive.events_limit)
         if adopted.status != "ok":
             return SOON if adopted.status == "changed" else self._wait(f"cannot be archived: {adopted.status}")
-        await self._of.read_again(store, adopted.epoch_id, mark)
+        self._of.began_anew(adopted.row)
         self._context.health.forget(LOSS, self._queue)
         log.info("archive begins", queue=self._queue, cause=judged.kind)
         return 0.0
 
-    async def _freeze(self, store: "Store", judged: Verdict, seen: archive_scripts.Facts) -> float:
+    async def _freeze(self, store: "Store", judged: Verdict, seen: Facts) -> float:
         from reclaimd.daemon.archive.job import Overtaken
         from reclaimd.daemon.archive.rebuilding import freeze_partition
 
@@ -114,7 +111,7 @@ class Repair:
         what = "is being rebuilt" if judged.kind == "rebuilding" else f"lost data ({judged.reason or judged.kind})"
         return self._wait(f"this queue {what}, nothing runs: reclaimd rebuild --queue {self._queue}")
 
-    async def _rebuild(self, store: "Store", judged: Verdict, seen: archive_scripts.Facts) -> float:
+    async def _rebuild(self, store: "Store", judged: Verdict, seen: Facts) -> float:
         from reclaimd.daemon.archive.job import Overtaken
         from reclaimd.daemon.archive.rebuilding import rebuild_partition
 

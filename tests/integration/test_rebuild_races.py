@@ -263,6 +263,22 @@ async def test_accepting_redis_as_it_is(server: Server, tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_data_that_came_back_before_their_rebuild_are_archived_on(server: Server, tmp_path: Path) -> None:
+    """The archive was told of a rebuild, and Redis never was: it was only away."""
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        one.fill()
+        await one.archive()
+        before = await one.store.count_tasks(one.partition)
+        await one.store.begin_rebuild(one.partition, "0" * 16, "1" * 16, "empty", "rebuilding")
+        one.enqueue("new", lane="low")
+        await one.archive()
+        row = await one.store.partition(one.partition)
+        assert row is not None
+        assert row.state == "archiving"
+        assert await one.store.count_tasks(one.partition) == {**before, "lane:low": before["lane:low"] + 1}
+
+
+@in_loop
 async def test_a_second_loss_while_it_runs(server: Server, tmp_path: Path) -> None:
     async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
         one.fill()

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
-from reclaimd.daemon.links import Links
+from reclaimd.daemon.archive.scanning import Redis
 from reclaimd.daemon.rebuild.apply import scanned
 from reclaimd.daemon.rebuild.values import (
     DEAD,
@@ -68,32 +68,32 @@ def script_positions(positions: Positions) -> archive_scripts.Positions:
     )
 
 
-async def read_bodies(links: Links, partition: Partition, wanted: Wanted) -> Bodies:
+async def read_bodies(redis: Redis, partition: Partition, wanted: Wanted) -> Bodies:
     """The envelopes that a tail only names, and that are still there."""
-    delayed = await _values(links, partition.key("bodies"), wanted.delayed)
-    queued = await _values(links, partition.key("queued"), wanted.queued)
+    delayed = await _values(redis, partition.key("bodies"), wanted.delayed)
+    queued = await _values(redis, partition.key("queued"), wanted.queued)
     return Bodies(delayed, queued)
 
 
-async def unstreamed(links: Links, partition: Partition) -> AsyncIterator[Changes]:
+async def unstreamed(redis: Redis, partition: Partition) -> AsyncIterator[Changes]:
     """What no stream tells any more, page by page: delayed and queued tasks, and what was fired of schedules.
 
     Their events may be long trimmed. Whatever changes meanwhile has events that are read after this.
     """
-    async for page in _scan(links, partition.key("bodies")):
-        dues = await _dues(links, partition, list(page))
+    async for page in _scan(redis, partition.key("bodies")):
+        dues = await _dues(redis, partition, list(page))
         yield scanned(((name, dues[name], body) for name, body in page.items() if name in dues), (), ())
-    async for page in _scan(links, partition.key("fired")):
-        queued = await _values(links, partition.key("queued"), list(page))
+    async for page in _scan(redis, partition.key("fired")):
+        queued = await _values(redis, partition.key("queued"), list(page))
         rows = [row for name, text in page.items() if (row := _fired(name, text)) is not None]
         yield scanned((), queued.items(), rows)
 
 
-async def _dues(links: Links, partition: Partition, names: list[str]) -> dict[str, int]:
+async def _dues(redis: Redis, partition: Partition, names: list[str]) -> dict[str, int]:
     async def ask(client: AsyncClient) -> list[Any]:
         return await client.zmscore(partition.key("delayed"), names)
 
-    scores = await links.use(ask)
+    scores = await redis.use(ask)
     return {name: int(float(score)) for name, score in zip(names, scores, strict=True) if score is not None}
 
 
@@ -106,7 +106,7 @@ def _fired(schedule: str, row: bytes) -> FiredRow | None:
         return None
 
 
-async def _values(links: Links, key: str, names: Sequence[str]) -> dict[str, bytes]:
+async def _values(redis: Redis, key: str, names: Sequence[str]) -> dict[str, bytes]:
     """The fields of a hash that are there."""
     found: dict[str, bytes] = {}
     for chunk in _chunks(names):
@@ -115,12 +115,12 @@ async def _values(links: Links, key: str, names: Sequence[str]) -> dict[str, byt
             reply: Any = await client.hmget(key, list(chunk))
             return list(reply)
 
-        values = zip(chunk, await links.use(ask), strict=True)
+        values = zip(chunk, await redis.use(ask), strict=True)
         found.update((name, value) for name, value in values if value is not None)
     return found
 
 
-async def _scan(links: Links, key: str) -> AsyncIterator[dict[str, bytes]]:
+async def _scan(redis: Redis, key: str) -> AsyncIterator[dict[str, bytes]]:
     cursor = 0
     while True:
 
@@ -128,7 +128,7 @@ async def _scan(links: Links, key: str) -> AsyncIterator[dict[str, bytes]]:
             found: tuple[int, Any] = await client.hscan(key, cursor, count=PAGE)
             return found
 
-        cursor, found = await links.use(ask)
+        cursor, found = await redis.use(ask)
         page = {name.decode(errors="replace"): value for name, value in dict(found).items() if name != _SENTINEL}
         if page:
             yield page
