@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import msgspec
@@ -252,8 +252,8 @@ async def _has(job: Job, name: str) -> bool:
     """Whether the key was there when the rebuild began, and was not deleted since."""
 
     async def ask(client: AsyncClient) -> bool:
-        lost = await client.hget(job.partition.key("epoch"), "lost")
-        return name not in (lost or b"").decode().split() and await client.hexists(job.partition.key(name), SENTINEL)
+        lost = cast("bytes", await client.hget(job.partition.key("epoch"), "lost") or b"")
+        return name not in lost.decode().split() and await client.hexists(job.partition.key(name), SENTINEL)
 
     return await job.redis.use(ask)
 

@@ -6,6 +6,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 from reclaimd.daemon.rebuild import envelopes
 from reclaimd.daemon.rebuild.rows import FOREIGN, stored_task
 from reclaimd.daemon.rebuild.values import DEAD, DELAYED, QUEUED, Present, entry_ms
+from reclaimd.streams import keys
 from reclaimd.streams.keys import STREAMS, Partition
 from reclaimd.streams.redis_log import AsyncClient
 from reclaimd.streams.scripts import Call
@@ -17,7 +18,7 @@ FIRST_PAGE: Final = 50
 PAGE: Final = 1_000
 PAGE_BYTES: Final = 4 * 1024 * 1024
 """About what one page may come to: bodies may have megabytes."""
-SENTINEL: Final = b"{archive}"
+SENTINEL: Final = keys.SENTINEL.encode()
 """A field or member that the archiver planted; it is no task."""
 
 
@@ -80,9 +81,11 @@ class Scan:
         async for bodies in self._scan("bodies", "hscan"):
             page = []
             for task_id, body in bodies:
+                if task_id == SENTINEL:
+                    continue
                 if task_id in due:
                     page.append(_stored(body, DELAYED, task_id.decode(errors="replace")))
-                elif task_id != SENTINEL and len(self.strays) < self.REMEMBERED:
+                elif len(self.strays) < self.REMEMBERED:
                     self.strays[task_id.decode(errors="replace")] = body
             yield page
 
