@@ -67,13 +67,13 @@ class Snapshots:
 
     async def step(self) -> float:
         """Write one if it is time. Returns the seconds until the next look."""
-        if self._book.ready and self._is_due():
+        if self._is_whole() and self._is_due():
             await self._try()
         return LOOK_EVERY
 
     async def at_stop(self) -> None:
         """Write a last one if anything changed, or give up within a second: the next start then folds some more."""
-        if not self._book.ready or self._book.state.position <= self._known():
+        if not self._is_whole() or self._book.state.position <= self._known():
             return
         with anyio.move_on_after(AT_STOP_SECONDS, shield=True):
             await self._try()
@@ -92,6 +92,10 @@ class Snapshots:
                 if loaded.folded == 0:
                     self._covers = loaded.position
         return self._covers
+
+    def _is_whole(self) -> bool:
+        """Of what is left after a loss no snapshot would be committed: each try would only fill Redis."""
+        return self._book.ready and self._book.seen_at > 0
 
     def _is_due(self) -> bool:
         if self._book.state.position <= self._known() or time.monotonic() < self._not_before:
