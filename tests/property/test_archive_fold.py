@@ -1,5 +1,6 @@
 """The archive equals Redis whenever it has read everything, however small and late its tails were."""
 
+import time
 from typing import Any, ClassVar
 
 import pytest
@@ -142,3 +143,11 @@ def test_an_archive_fed_by_small_tails_equals_redis(server: Server) -> None:
 @pytest.mark.flavours("valkey")
 def test_an_archive_of_schedules_fed_by_small_tails_equals_redis(server: Server) -> None:
     explore(type("ArchivedOccurrences", (ArchivedOccurrences,), {"server": server}), examples=30, steps=60)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("base", [Archived, ArchivedOccurrences])
+def test_soak(server: Server, soak_seconds: float, base: type[Archived] | type[ArchivedOccurrences]) -> None:
+    deadline = time.monotonic() + soak_seconds
+    while time.monotonic() < deadline:
+        explore(type(base.__name__, (base,), {"server": server}), examples=100, steps=100)

@@ -5,6 +5,7 @@ Against the simple model of schedules; the server, its data being copied back, d
 
 import asyncio
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,26 @@ class World:
         self.lost, self.saved = what != "nothing", None
 
 
+def explore(server: Server, examples: int) -> None:
+    """Play so many histories, each on an empty server with an archive of its own."""
+
+    @settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
+    @given(steps=operations)
+    def histories(steps: list[tuple[str, Any]]) -> None:
+        server.flush()
+        with tempfile.TemporaryDirectory() as folder:
+            asyncio.run(World(server, Path(folder)).run(steps))
+
+    histories()
+
+
 @pytest.mark.flavours("valkey")
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(steps=operations)
-def test_restored_is_the_fold_of_archive_and_clients(server: Server, steps: list[tuple[str, Any]]) -> None:
-    server.flush()
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(World(server, Path(folder)).run(steps))
+def test_restored_is_the_fold_of_archive_and_clients(server: Server) -> None:
+    explore(server, 30)
+
+
+@pytest.mark.soak
+def test_soak(server: Server, soak_seconds: float) -> None:
+    deadline = time.monotonic() + soak_seconds
+    while time.monotonic() < deadline:
+        explore(server, 200)

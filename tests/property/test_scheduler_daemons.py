@@ -4,16 +4,19 @@ Each daemon is its real book and its real plans; only the sending is the test's,
 """
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reclaimd.daemon.schedules.book import Book
+from reclaimd.daemon.schedules.book import Book, Due
 from reclaimd.daemon.schedules.firing import _parts
+from reclaimd.daemon.schedules.planning import Step
+from reclaimd.streams.ids import EntryID
 from reclaimd.streams.keys import Partition
-from reclaimd.streams.occurrence_scripts import FireReply, fire, retire
+from reclaimd.streams.occurrence_scripts import FireReply, Row, fire, retire
 from reclaimd.streams.redis_log import AsyncClient, connect, send
 from reclaimd.streams.schedules.events import (
     Event,
@@ -28,7 +31,7 @@ from reclaimd.streams.schedules.model import Every, Schedule
 from support.schedules import check_exactly_once, schedules_on
 from support.servers import Server
 
-QUEUE = Partition("t", "mail")
+QUEUES = ("mail", "post")
 EVERY = 1_000
 START = 1_800_000_000_000
 NAMES = ("a", "b", "c")
@@ -51,6 +54,7 @@ operations = st.lists(
         st.tuples(st.just("follow"), daemons, st.none()),
         st.tuples(st.just("crash"), daemons, st.none()),
         st.tuples(st.just("put"), names, st.sampled_from(["skip", "run_once", "run_all"])),
+        st.tuples(st.just("move"), names, st.sampled_from(QUEUES)),
         st.tuples(st.sampled_from(["remove", "pause", "resume"]), names, st.none()),
     ),
     min_size=20,
@@ -63,12 +67,13 @@ class Fleet:
 
     def __init__(self, client: AsyncClient) -> None:
         self.now = START
-        self.generations: set[tuple[str, str]] = set()
+        self.generations: set[tuple[str, str, str]] = set()
         self._client = client
         self._log = ScheduleLog(client, "t")
         self._books = [Book(60_000) for _ in range(3)]
         self._last_id = (START, 0)
-        self._policy: dict[str, str] = {}
+        self._queues: dict[str, str] = {}
+        self._newest: dict[str, str] = {}
 
     async def do(self, what: str, whom: Any, how: Any) -> None:
         match what:
@@ -86,26 +91,37 @@ class Fleet:
             case "fire":
                 await self.fire(self._books[whom], how)
             case "put":
-                schedule = Schedule(
-                    name=whom, task="t", queue="mail", trigger=Every(EVERY), misfire=how, overlap="allow", drip_ms=1
-                )
-                event_id = await self._append(upserted(schedule))
-                if whom not in self._policy:
-                    self._policy[whom] = event_id
-                    self.generations.add((whom, event_id))
+                await self.put(whom, self._queues.get(whom, "mail"), how)
+            case "move":
+                await self.put(whom, how, "run_once")
             case "remove":
                 await self._append(ScheduleRemoved(name=whom))
-                self._policy.pop(whom, None)
+                self._queues.pop(whom, None)
             case "pause":
                 await self._append(SchedulePaused(name=whom))
             case "resume":
                 await self._append(ScheduleResumed(name=whom))
 
+    async def put(self, name: str, queue: str, misfire: Any) -> None:
+        """Another queue is another generation."""
+        event_id = await self._append(
+            upserted(
+                Schedule(
+                    name=name, task="t", queue=queue, trigger=Every(EVERY), misfire=misfire, overlap="allow", drip_ms=1
+                )
+            )
+        )
+        if self._queues.get(name) != queue:
+            self._queues[name] = queue
+            self.generations.add((name, event_id, queue))
+
     async def follow(self, book: Book) -> None:
         if not book.ready:
             for _ in book.start_over(await self._log.load()):
                 pass
-            book.take_rows("mail", await self._client.hgetall(QUEUE.key("fired")))  # type: ignore[arg-type]
+            for queue in QUEUES:
+                rows: Any = await self._client.hgetall(Partition("t", queue).key("fired"))
+                book.take_rows(queue, rows)
             for _ in book.plan_all(self.now):
                 pass
         else:
@@ -115,24 +131,35 @@ class Fleet:
         book.seen_at = self.now
 
     async def fire(self, book: Book, fate: str) -> None:
-        roster = book.roster("mail")
-        if not book.ready:
-            return
+        for queue in QUEUES if book.ready else ():
+            await self._fire_in(Partition("t", queue), book, fate)
+
+    async def _fire_in(self, queue: Partition, book: Book, fate: str) -> None:
+        roster = book.roster(queue.queue)
         if roster.retiring:
             batch = dict(roster.retiring)
-            await send(self._client, retire(QUEUE, list(batch.items()), now=self.now))
+            await send(self._client, retire(queue, list(batch.items()), now=self.now))
             book.retired(roster, batch, self.now)
         due = book.take(roster, self.now, 50)
         done: dict[str, int | None] = {}
         for part in _parts(due) if fate != "not sent" else ():
-            call = fire(QUEUE, [row for _, _, row in part], seen_at=book.seen_at, epoch_id="e", now=self.now)
+            call = fire(queue, [row for _, _, row in part], seen_at=book.seen_at, epoch_id="e", now=self.now)
             reply: FireReply = await send(self._client, call)
+            self._check_order(part, reply)
             if fate == "no reply" or reply.status != "ok":
                 continue
             for (item, step, _), result in zip(part, reply.rows, strict=True):
                 done[item.name] = done.get(item.name) or book.answered(roster, item, step, result, self.now)
         for item in due:
             book.put_back(roster, item.name, self.now, done.get(item.name))
+
+    def _check_order(self, part: list[tuple[Due, Step, Row]], reply: FireReply) -> None:
+        """Nothing older fires once a generation has begun, in whichever queue."""
+        for (item, _, _), result in zip(part, reply.rows, strict=False):
+            if result.status in {"fired", "skipped"}:
+                newest = self._newest.get(item.name, "0-0")
+                assert EntryID.parse(item.generation) >= EntryID.parse(newest), f"{item} after {newest} had begun"
+                self._newest[item.name] = item.generation
 
     async def finish(self) -> None:
         """Somebody who knows everything catches up, after the last clock step."""
@@ -145,7 +172,7 @@ class Fleet:
         for name, row in book.state.rows.items():
             # A backlog waits for tasks that nobody runs here.
             if not row.paused and row.schedule().misfire != "run_all":
-                fired = book.roster("mail").fired[name]
+                fired = book.roster(self._queues[name]).fired[name]
                 assert fired is not None
                 last = fired.last
                 assert last > self.now - 2 * EVERY, f"{name} has stopped at {last}, and it is {self.now}"
@@ -158,30 +185,52 @@ class Fleet:
         return event_id
 
 
-@pytest.mark.flavours("valkey", "redis62")
-@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(todo=operations)
-def test_no_instant_is_fired_twice_or_skipped_without_a_word(server: Server, todo: list[tuple[str, Any, Any]]) -> None:
-    async def play() -> set[tuple[str, str]]:
-        client = connect(server.url)
-        try:
-            await client.flushall()
-            fleet = Fleet(client)
-            first = [("put", "a", "run_once"), ("put", "b", "skip"), ("put", "c", "run_all")]
-            for what, whom, how in [*first, ("follow", 0, None), ("follow", 1, None), *todo]:
-                await fleet.do(what, whom, how)
-            await fleet.finish()
-            return fleet.generations
-        finally:
-            await client.aclose()
+def explore(server: Server, examples: int) -> None:
+    """Play so many histories on an empty server."""
 
-    generations = asyncio.run(play())
+    @settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
+    @given(todo=operations)
+    def histories(todo: list[tuple[str, Any, Any]]) -> None:
+        check(server, asyncio.run(play(server, todo)))
+
+    histories()
+
+
+async def play(server: Server, todo: list[tuple[str, Any, Any]]) -> set[tuple[str, str, str]]:
+    """Returns the name, generation and queue of all schedules that there were."""
+    client = connect(server.url)
+    try:
+        await client.flushall()
+        fleet = Fleet(client)
+        first = [("put", "a", "run_once"), ("put", "b", "skip"), ("put", "c", "run_all")]
+        for what, whom, how in [*first, ("follow", 0, None), ("follow", 1, None), *todo]:
+            await fleet.do(what, whom, how)
+        await fleet.finish()
+        return fleet.generations
+    finally:
+        await client.aclose()
+
+
+def check(server: Server, generations: set[tuple[str, str, str]]) -> None:
+    """Every instant was dealt with once, and the rows say so."""
     with schedules_on(server) as schedules:
-        for name, generation in generations:
-            check_exactly_once(schedules, name, generation, EVERY)
-        rows = schedules.fired()
-        tasks = [(task.name, task.generation, task.nominal) for task in schedules.tasks()]
-        assert len(tasks) == len(set(tasks))
-        assert all(
-            rows[name].last >= nominal for name, generation, nominal in tasks if rows[name].generation == generation
-        )
+        for name, generation, queue in generations:
+            check_exactly_once(schedules, name, generation, EVERY, queue)
+        for queue in QUEUES:
+            rows = schedules.fired(queue)
+            tasks = [(task.name, task.generation, task.nominal) for task in schedules.tasks(queue)]
+            assert len(tasks) == len(set(tasks))
+            for name, generation, nominal in tasks:
+                assert rows[name].generation != generation or rows[name].last >= nominal
+
+
+@pytest.mark.flavours("valkey", "redis62")
+def test_no_instant_is_fired_twice_or_skipped_without_a_word(server: Server) -> None:
+    explore(server, 120)
+
+
+@pytest.mark.soak
+def test_soak(server: Server, soak_seconds: float) -> None:
+    deadline = time.monotonic() + soak_seconds
+    while time.monotonic() < deadline:
+        explore(server, 500)
