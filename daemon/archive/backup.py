@@ -12,8 +12,9 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from reclaimd.daemon.archive.engine import Database, failure
+from reclaimd.daemon.archive.engine import Database
 from reclaimd.daemon.archive.errors import BackupRefused
+from reclaimd.daemon.archive.failures import failure
 
 PAGES: Final = 2_000
 """Copied in one step."""
@@ -32,8 +33,7 @@ class _Cancelled(Exception):
 async def back_up(database: Database, path: Path, progress: Progress) -> int:
     """See `Store.backup`. The file appears under its name when it is whole."""
     await database.open()
-    source = database.path
-    if source is None:
+    if database.path is None:
         raise BackupRefused(
             f"{database.where} is PostgreSQL: back it up with pg_dump --table='reclaimd_*', or your own way"
         )
@@ -45,7 +45,7 @@ async def back_up(database: Database, path: Path, progress: Progress) -> int:
             raise _Cancelled
         loop.call_soon_threadsafe(progress, total - left, total)
 
-    copying = asyncio.ensure_future(asyncio.to_thread(_copy, source, path, tell))
+    copying = asyncio.ensure_future(asyncio.to_thread(_copy, database.name_to_read, path, tell, database.must_rest))
     try:
         return await asyncio.shield(copying)
     except asyncio.CancelledError:
@@ -59,13 +59,14 @@ async def back_up(database: Database, path: Path, progress: Progress) -> int:
         raise failure(error, database.url, f"backup {path}") from None
 
 
-def _copy(source: Path, path: Path, tell: Callable[[int, int, int], None]) -> int:
+def _copy(source: str, path: Path, tell: Callable[[int, int, int], None], check: Callable[[], None]) -> int:
     unfinished = path.with_name(path.name + ".unfinished")
     if path.exists():
         raise FileExistsError(path)
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
         _fill(source, unfinished, tell)
+        check()
         # Unlike a rename, a link refuses a name that was taken meanwhile.
         path.hardlink_to(unfinished)
     finally:
@@ -73,8 +74,9 @@ def _copy(source: Path, path: Path, tell: Callable[[int, int, int], None]) -> in
     return path.stat().st_size
 
 
-def _fill(source: Path, target: Path, tell: Callable[[int, int, int], None]) -> None:
-    with closing(sqlite3.connect(source, isolation_level=None)) as read, closing(sqlite3.connect(target)) as written:
+def _fill(source: str, target: Path, tell: Callable[[int, int, int], None]) -> None:
+    reading = sqlite3.connect(source, isolation_level=None, uri=True)
+    with closing(reading) as read, closing(sqlite3.connect(target)) as written:
         # One state of the archive, whatever is committed meanwhile: or each commit would let the copy begin anew.
         read.execute("BEGIN")
         read.execute("SELECT count(*) FROM sqlite_master").fetchone()

@@ -6,24 +6,26 @@ behind Redis, which is seen, and reads everything again.
 """
 
 import asyncio
-import errno
-import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
+from enum import Enum
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
+from urllib.parse import parse_qsl
 
 import anyio
 import anyio.to_thread
 from sqlalchemy import event, func, select
 from sqlalchemy.engine import URL, Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from reclaimd.daemon.archive.errors import ArchiveFailed, ArchiveUnreachable, Trouble
+from reclaimd.daemon.archive import files
+from reclaimd.daemon.archive.errors import ArchiveFailed, ArchiveMissing, Trouble
+from reclaimd.daemon.archive.failures import failure
 from reclaimd.daemon.databases import told
 
 CONNECT_SECONDS: Final = 5.0
@@ -44,6 +46,17 @@ _INDEX_ONLY: Final = select(
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Access(Enum):
+    """What an archive is opened for. Only WRITE makes or changes anything, the file itself and its tables included.
+
+    COPY: as READ, whatever version wrote it.
+    """
+
+    WRITE = "write"
+    READ = "read"
+    COPY = "copy"
 
 
 def to_the_end(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -72,15 +85,18 @@ class Database:
     `prepare` makes or checks the tables; it runs at `open`, and again when file or tables were found to be gone.
     """
 
-    def __init__(self, url: URL, prepare: Callable[[Connection, str], None]) -> None:
+    def __init__(self, url: URL, prepare: Callable[[Connection, str], None], access: Access = Access.WRITE) -> None:
         self.url = url
+        self.access = access
         self._prepare = prepare
         self._ready = False
         self._opening = anyio.Lock()
-        self.where = url.render_as_string(hide_password=True).replace("+aiosqlite", "").replace("+asyncpg", "")
         self.path = Path(url.database or "") if url.drivername.startswith("sqlite") else None
-        self._engine = self._sqlite() if self.path else self._postgresql()
-        self._inode: tuple[int, int] | None = None
+        plain = url.set(drivername="postgresql").render_as_string(hide_password=True)
+        self.where = f"sqlite:///{self.path}" if self.path else plain
+        self._rest: files.Rest | None = None
+        self._engine = self._new_engine()
+        self._identity: tuple[int, int] | None = None
         # SQLite has one writer: waiting here is fair and costs nothing, its own waiting is sleeping and trying again.
         self._turn = anyio.Lock() if self.path else None
 
@@ -88,6 +104,11 @@ class Database:
     def dialect(self) -> str:
         """`sqlite` or `postgresql`."""
         return "sqlite" if self.path else "postgresql"
+
+    @property
+    def name_to_read(self) -> str:
+        """How SQLite opens the file to read it, once this is open."""
+        return "" if self.path is None else files.read_only(self.path, self._rest)
 
     async def open(self) -> None:
         """Connect, and see to the tables."""
@@ -98,20 +119,31 @@ class Database:
     async def _open(self) -> None:
         if self._ready:
             return
-        self._inode = None
+        self._identity = None
         await self.aclose()
         if self.path is not None:
             with self.translated():
-                await anyio.to_thread.run_sync(_touch, self.path)
+                await anyio.to_thread.run_sync(self._see_to_file, self.path)
         await self._see_to_tables(time.monotonic() + CONNECT_SECONDS)
         if self.path is not None:
-            self._inode = _inode(self.path)
+            self._identity = files.identity(self.path)
         self._ready = True
+
+    def _see_to_file(self, path: Path) -> None:
+        if self.access is Access.WRITE:
+            files.touch(path)
+            return
+        try:
+            files.look(path)
+        except FileNotFoundError:
+            raise ArchiveMissing(Trouble.ABSENT, self.where) from None
+        self._rest = files.at_rest(path)
+        self._engine = self._new_engine()
 
     async def _see_to_tables(self, deadline: float) -> None:
         while True:
             try:
-                async with self._write() as connection:
+                async with self._write() if self.access is Access.WRITE else self._read() as connection:
                     await connection.run_sync(self._prepare, self.where)
                 return
             except ArchiveFailed as error:
@@ -126,13 +158,12 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that sees one state of the database."""
+        if self.path is not None and self._rest is not None and files.at_rest(self.path) != self._rest:
+            # Somebody has it open now, or had meanwhile.
+            self._ready = False
         await self.open()
-        # SQLite's reads are short. A connection that is cancelled in one is closed by a task that nobody waits for, and
-        # which never ends once the event loop closes.
-        with anyio.CancelScope(shield=self.path is not None), self.translated():
-            self._still_there()
-            async with self._engine.connect() as connection, connection.begin():
-                yield connection
+        async with self._read() as connection:
+            yield connection
 
     @asynccontextmanager
     async def paging(self) -> AsyncIterator[AsyncConnection]:
@@ -148,9 +179,25 @@ class Database:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that may write; it is committed when the block ends without an error. See `to_the_end`."""
+        assert self.access is Access.WRITE, "opened for reading"
         await self.open()
         async with self._write() as connection:
             yield connection
+
+    @asynccontextmanager
+    async def _read(self) -> AsyncIterator[AsyncConnection]:
+        # SQLite's reads are short. A connection that is cancelled in one is closed by a task that nobody waits for, and
+        # which never ends once the event loop closes.
+        with anyio.CancelScope(shield=self.path is not None), self.translated():
+            self._still_there()
+            async with self._engine.connect() as connection, connection.begin():
+                yield connection
+            self.must_rest()
+
+    def must_rest(self) -> None:
+        """What was read as a file that nobody writes to is worth nothing when somebody has. Raises ArchiveFailed."""
+        if self.path is not None and self._rest is not None and files.state(self.path) != self._rest:
+            raise ArchiveFailed(Trouble.LOCKED, self.where, "it was written to while it was read")
 
     @asynccontextmanager
     async def _write(self) -> AsyncIterator[AsyncConnection]:
@@ -194,18 +241,25 @@ class Database:
 
     def _still_there(self) -> None:
         """SQLite writes on into a file that was deleted, and everything would be gone when it is closed."""
-        if self.path is not None and self._inode is not None and _inode(self.path) != self._inode:
+        if self.path is not None and self._identity is not None and files.identity(self.path) != self._identity:
             raise ArchiveFailed(Trouble.VANISHED, self.where)
 
-    def _sqlite(self) -> AsyncEngine:
+    def _new_engine(self) -> AsyncEngine:
+        return self._postgresql() if self.path is None else self._sqlite(self.path)
+
+    def _sqlite(self, path: Path) -> AsyncEngine:
+        url = self.url
+        if self.access is not Access.WRITE:
+            name, _, query = files.read_only(path, self._rest).partition("?")
+            url = url.set(database=name, query={**dict(parse_qsl(query)), "uri": "true"})
         engine = create_async_engine(
-            self.url,
+            url,
             # The driver's own BEGIN comes too late and takes no lock; `_begin` below says it.
             connect_args={"isolation_level": None, "timeout": BUSY_MS / 1000, "cached_statements": _STATEMENTS},
             pool_size=3,
             max_overflow=5,
         )
-        event.listen(engine.sync_engine, "connect", _set_up)
+        event.listen(engine.sync_engine, "connect", _set_up if self.access is Access.WRITE else _set_up_for_reading)
         event.listen(engine.sync_engine, "begin", _begin)
         return engine
 
@@ -221,6 +275,7 @@ class Database:
                 pool_size=3,
                 max_overflow=5,
                 pool_timeout=CONNECT_SECONDS,
+                execution_options={} if self.access is Access.WRITE else {"postgresql_readonly": True},
             )
         except ModuleNotFoundError:
             raise ArchiveFailed(Trouble.DRIVER, self.where) from None
@@ -240,10 +295,21 @@ _PRAGMAS: Final = (
 )
 
 
+_PRAGMAS_FOR_READING: Final = ("query_only=ON", f"cache_size=-{_CACHE_KIB}")
+
+
 def _set_up(connection: Any, _record: object) -> None:
+    _say(connection, _PRAGMAS)
+
+
+def _set_up_for_reading(connection: Any, _record: object) -> None:
+    _say(connection, _PRAGMAS_FOR_READING)
+
+
+def _say(connection: Any, pragmas: tuple[str, ...]) -> None:
     try:
         cursor = connection.cursor()
-        for pragma in _PRAGMAS:
+        for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
     except BaseException:
@@ -255,111 +321,3 @@ def _set_up(connection: Any, _record: object) -> None:
 def _begin(connection: Connection) -> None:
     writes = connection.get_execution_options().get(_WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _touch(path: Path) -> None:
-    """Tasks may hold what is not for everybody: a new file is its owner's alone.
-
-    What cannot be opened is found out here: the driver would leave a thread that answers to a loop which is closed
-    by then.
-    """
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        return
-    os.close(os.open(path, os.O_RDWR))
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def failure(error: BaseException, url: URL, where: str) -> ArchiveFailed:
-    """What a driver raised, as one line with a cure."""
-    original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    if isinstance(original, ArchiveFailed):
-        return original
-    cause = original.__cause__ or original.__context__ or original
-    causes = (
-        _of_sqlite(original),
-        _of_postgresql(original),
-        _of_postgresql(cause),
-        _of_system(original),
-        _of_system(cause),
-    )
-    otherwise = Trouble.UNREACHABLE if _is_broken(error) else Trouble.OTHER
-    trouble = next((found for found in causes if found is not None), otherwise)
-    kind = ArchiveUnreachable if trouble in {Trouble.UNREACHABLE, Trouble.SLOW, Trouble.MISSING} else ArchiveFailed
-    return kind(trouble, where, told(original, url))
-
-
-_SQLITE: Final = {
-    sqlite3.SQLITE_BUSY: Trouble.LOCKED,
-    sqlite3.SQLITE_LOCKED: Trouble.LOCKED,
-    sqlite3.SQLITE_FULL: Trouble.FULL,
-    sqlite3.SQLITE_READONLY: Trouble.READ_ONLY,
-    sqlite3.SQLITE_PERM: Trouble.PERMISSION,
-    sqlite3.SQLITE_AUTH: Trouble.PERMISSION,
-    sqlite3.SQLITE_CANTOPEN: Trouble.MISSING,
-    sqlite3.SQLITE_CORRUPT: Trouble.DAMAGED,
-    sqlite3.SQLITE_NOTADB: Trouble.NOT_ONE,
-}
-
-
-def _of_sqlite(error: BaseException) -> Trouble | None:
-    if not isinstance(error, sqlite3.Error):
-        return None
-    code = getattr(error, "sqlite_errorcode", 0)
-    if code == sqlite3.SQLITE_READONLY_DBMOVED or "no such table" in str(error):
-        return Trouble.VANISHED
-    return _SQLITE.get(code & 0xFF)
-
-
-_STATES: Final = {
-    "28P01": Trouble.PASSWORD,
-    "28000": Trouble.PASSWORD,
-    "3D000": Trouble.MISSING,
-    "3F000": Trouble.PERMISSION,
-    "42501": Trouble.PERMISSION,
-    "42P01": Trouble.VANISHED,
-    "53100": Trouble.FULL,
-    "25006": Trouble.READ_ONLY,
-    "55P03": Trouble.LOCKED,
-    "57014": Trouble.SLOW,
-    "53300": Trouble.UNREACHABLE,
-}
-_CLASSES: Final = {"08": Trouble.UNREACHABLE, "57": Trouble.UNREACHABLE, "40": Trouble.LOCKED, "XX": Trouble.DAMAGED}
-
-
-def _of_postgresql(error: BaseException) -> Trouble | None:
-    state = getattr(error, "sqlstate", None)
-    if not isinstance(state, str):
-        # What asyncpg says of the URL before it asks the server.
-        return Trouble.URL if type(error).__name__ == "ClientConfigurationError" else None
-    return _STATES.get(state) or _CLASSES.get(state[:2])
-
-
-def _of_system(error: BaseException) -> Trouble | None:
-    match error:
-        case asyncio.TimeoutError():
-            return Trouble.SLOW
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-            return Trouble.FULL
-        case PermissionError():
-            return Trouble.PERMISSION
-        case FileNotFoundError():
-            return Trouble.MISSING
-        case IsADirectoryError():
-            return Trouble.NOT_ONE
-        case OSError():
-            return Trouble.UNREACHABLE
-    return None
-
-
-def _is_broken(error: BaseException) -> bool:
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    return "connection is closed" in str(error) or "connection was closed" in str(error)

@@ -21,6 +21,8 @@ class Trouble(Enum):
         False,
     )
     MISSING = ("is not there", "create the database or the folder that archive.url names", True)
+    ABSENT = ("is not there", "correct archive.url (--archive-url), or start the daemon, which makes it", True)
+    BLANK = ("is empty", "correct archive.url (--archive-url), or start the daemon, which makes its tables", True)
     VANISHED = ("has lost its file or its tables", "find out who deleted them; they are created anew", True)
     REPLACED = ("is another one than before", "put the old one back, or restart the daemon to use this one", True)
     READ_ONLY = ("takes no writes", "point archive.url at the primary, or make the disk writable", True)
@@ -29,6 +31,11 @@ class Trouble(Enum):
     DAMAGED = ("is damaged", "move it away and restore a backup, or begin a new one without it", False)
     NOT_ONE = ("is no archive but something else", "point archive.url at another file", False)
     TOO_NEW = ("was written by a newer reclaimd", "run that version, or point archive.url at another archive", False)
+    TOO_OLD = (
+        "was written by an older reclaimd",
+        "copy it (reclaimd archive backup FILE), then start the daemon of this version, which brings it up to date",
+        False,
+    )
     OTHER = ("fails", "look into the log of the database", True)
 
     def __init__(self, what: str, cure: str, waiting_helps: bool) -> None:
@@ -64,6 +71,18 @@ class ArchiveFailed(ReclaimdError):
 
 class ArchiveUnreachable(ArchiveFailed):
     """No answer from the database."""
+
+
+class ArchiveMissing(ArchiveFailed):
+    """There is no archive, and who only reads makes none."""
+
+    exit_code = 2
+
+
+class ArchiveTooOld(ArchiveFailed):
+    """The archive has a schema that only who may change it brings up to date."""
+
+    exit_code = 2
 
 
 class ArchiveTooNew(ArchiveFailed):

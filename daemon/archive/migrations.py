@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 
 from sqlalchemy import Connection, inspect, select, text
 
-from reclaimd.daemon.archive.errors import ArchiveFailed, ArchiveTooNew, Trouble
+from reclaimd.daemon.archive.errors import ArchiveFailed, ArchiveMissing, ArchiveTooNew, ArchiveTooOld, Trouble
 from reclaimd.daemon.archive.schema import meta, metadata
 
 Step: TypeAlias = Callable[[Connection], None]
@@ -33,8 +33,7 @@ def migrate(connection: Connection, where: str, archive_id: str | None = None) -
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     version, known_id = _found(connection, where)
-    if version > len(STEPS):
-        raise ArchiveTooNew(Trouble.TOO_NEW, where, f"schema {version}, this program knows {len(STEPS)}")
+    _refuse_newer(version, where)
     if version == len(STEPS) and known_id:
         return known_id
     for step in STEPS[version:]:
@@ -43,6 +42,29 @@ def migrate(connection: Connection, where: str, archive_id: str | None = None) -
     _write(connection, "schema_version", str(len(STEPS)))
     _write(connection, "archive_id", known_id)
     return known_id
+
+
+def check(connection: Connection, where: str, *, any_version: bool = False) -> str:
+    """See that this program can read the tables; changes nothing. Returns the archive's ID.
+
+    Raises ArchiveMissing, ArchiveTooNew, ArchiveTooOld; the last two not with `any_version`.
+    """
+    version, known_id = _found(connection, where)
+    if not known_id:
+        if inspect(connection).get_table_names():
+            raise ArchiveFailed(Trouble.NOT_ONE, where, "none of its tables is an archive's")
+        raise ArchiveMissing(Trouble.BLANK, where)
+    if any_version:
+        return known_id
+    _refuse_newer(version, where)
+    if version < len(STEPS):
+        raise ArchiveTooOld(Trouble.TOO_OLD, where, f"schema {version}, this program reads {len(STEPS)}")
+    return known_id
+
+
+def _refuse_newer(version: int, where: str) -> None:
+    if version > len(STEPS):
+        raise ArchiveTooNew(Trouble.TOO_NEW, where, f"schema {version}, this program knows {len(STEPS)}")
 
 
 def _found(connection: Connection, where: str) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, func, select, tuple_, update
 from sqlalchemy.engine import URL
 
 from reclaimd.daemon.archive import backup, history, migrations, rebuilds, schema, writing
-from reclaimd.daemon.archive.engine import Database, to_the_end
+from reclaimd.daemon.archive.engine import Access, Database, to_the_end
 from reclaimd.daemon.archive.errors import ArchiveFailed, OwnerLost, Trouble
 from reclaimd.daemon.archive.records import FIRED, SCHEDULES_QUEUE, TASK, id_of, is_partition, partition_row
 from reclaimd.daemon.archive.schedule_records import ScheduleRecords
@@ -43,16 +43,17 @@ _partitions = schema.partitions.c
 
 
 @asynccontextmanager
-async def open_store(url: str) -> AsyncIterator["Store"]:
-    """The archive at `sqlite:///FILE` or `postgresql://…`, made or brought up to date if need be.
+async def open_store(url: str, access: Access = Access.WRITE) -> AsyncIterator["Store"]:
+    """The archive at `sqlite:///FILE` or `postgresql://…`; to WRITE, made or brought up to date if need be.
 
-    Raises ArchiveFailed; of it ArchiveUnreachable when there is no answer, ArchiveTooNew when a newer version wrote it.
+    Raises ArchiveFailed; of it ArchiveUnreachable when there is no answer, ArchiveTooNew when a newer version wrote it;
+    from who only reads, ArchiveMissing when there is none, and ArchiveTooOld.
     """
     try:
         parsed = read_url(url)
     except ValueError as error:
         raise ArchiveFailed(Trouble.URL, url, str(error)) from None
-    store = Store(parsed)
+    store = Store(parsed, access)
     try:
         await store.open()
         yield store
@@ -66,9 +67,9 @@ class Store:
     When file or tables are deleted under it, the next call makes them anew, empty, with the same `archive_id`.
     """
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, access: Access = Access.WRITE) -> None:
         self.archive_id = ""
-        self._database = Database(url, self._prepare)
+        self._database = Database(url, self._prepare, access)
         self.schedules = ScheduleRecords(self._database)
 
     @property
@@ -257,7 +258,10 @@ class Store:
         return await backup.back_up(self._database, path, progress)
 
     def _prepare(self, connection: Connection, where: str) -> None:
-        found = migrations.migrate(connection, where, self.archive_id or None)
+        if self._database.access is Access.WRITE:
+            found = migrations.migrate(connection, where, self.archive_id or None)
+        else:
+            found = migrations.check(connection, where, any_version=self._database.access is Access.COPY)
         if self.archive_id and found != self.archive_id:
             raise ArchiveFailed(Trouble.REPLACED, where)
         self.archive_id = found

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from reclaimd.daemon.archive.progress import Progress, Step
 from reclaimd.daemon.cli.complaints import UsageProblem
@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def open_archive(settings: Config) -> AsyncIterator["Store"]:
-    """The archive of the settings, which must be there. Raises UsageProblem and ArchiveFailed."""
+async def open_archive(settings: Config, access: Literal["write", "read", "copy"]) -> AsyncIterator["Store"]:
+    """The archive of the settings, which must be there whatever it is opened for. Raises UsageProblem, ArchiveFailed.
+
+    Only to `write` it is brought up to date if an older version wrote it; to `copy` it may be of any version.
+    """
     url = settings.archive.url
     if url is None:
         raise UsageProblem("there is no archive: name it with archive.url (--archive-url, RECLAIMD_ARCHIVE_URL)")
     # SQLAlchemy takes a third of a second to import.
-    from reclaimd.daemon.archive.errors import ArchiveFailed, Trouble
+    from reclaimd.daemon.archive.engine import Access
+    from reclaimd.daemon.archive.errors import ArchiveFailed, ArchiveMissing, Trouble
     from reclaimd.daemon.archive.store import open_store
     from reclaimd.daemon.databases import read_url
 
@@ -31,8 +35,8 @@ async def open_archive(settings: Config) -> AsyncIterator["Store"]:
     except ValueError as error:
         raise ArchiveFailed(Trouble.URL, url, str(error)) from None
     if parsed.drivername.startswith("sqlite") and not _exists(parsed.database):
-        raise UsageProblem(f"the archive {parsed.database} is not there: correct archive.url (--archive-url)")
-    async with open_store(url) as store:
+        raise ArchiveMissing(Trouble.ABSENT, url)
+    async with open_store(url, Access(access)) as store:
         yield store
 
 

@@ -57,7 +57,7 @@ def rebuild(flags: Flags, queue: str | None, *, dry_run: bool, accept: bool, las
     wanted = Wanted(queue, dry_run, accept)
 
     async def work(source: Source, out: Output) -> int:
-        async with open_archive(settings) as store:
+        async with open_archive(settings, "read" if dry_run or last else "write") as store:
             if last:
                 return await _last(store, source.namespace, out, queue)
             if accept and not yes and not out.ask("Forget what the archive knows of queues that lost data?"):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
+from reclaimd.daemon.archive.engine import Access
+from reclaimd.daemon.archive.errors import ArchiveMissing
 from reclaimd.daemon.archive.store import Store, open_store
 from reclaimd.daemon.demo.cast import Stage, wait_for
 from reclaimd.daemon.rebuild.values import DEAD, EVENTS, Cursor
@@ -22,10 +24,20 @@ _PAGE = 1_000
 
 def _ask(stage: Stage, work: Callable[[Store], Awaitable[T]]) -> T:
     async def asked() -> T:
-        async with open_store(stage.archive_url or "") as store:
+        async with open_store(stage.archive_url or "", Access.READ) as store:
             return await work(store)
 
     return anyio.run(asked)
+
+
+def _is_there(stage: Stage) -> bool:
+    async def look(store: Store) -> bool:
+        return store.archive_id != ""
+
+    try:
+        return _ask(stage, look)
+    except ArchiveMissing:
+        return False
 
 
 def wait_archived(stage: Stage) -> None:
@@ -44,6 +56,7 @@ def wait_archived(stage: Stage) -> None:
             return True
         return False
 
+    wait_for("the archive to be made", lambda: _is_there(stage))
     wait_for("the archive to have every event", lambda: _ask(stage, position) >= target)
     wait_for("the archive to have the schedule", lambda: _ask(stage, knows_schedules))
 

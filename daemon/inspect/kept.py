@@ -5,7 +5,6 @@ The archive keeps what Redis has trimmed or lost; Redis has what is not archived
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from reclaimd.daemon.inspect.source import Source, UnknownQueue
@@ -115,16 +114,11 @@ async def open_archive(settings: Settings, tell: Callable[[str], object]) -> Asy
         yield archive
         return
     # SQLAlchemy takes a third of a second to import: only those pay for it who have an archive.
+    from reclaimd.daemon.archive.engine import Access
     from reclaimd.daemon.archive.errors import ArchiveFailed
     from reclaimd.daemon.archive.store import open_store
-    from reclaimd.daemon.databases import read_url
 
-    parsed = read_url(url)
-    if parsed.drivername.startswith("sqlite") and not _exists(parsed.database):
-        archive.give_up(FileNotFoundError(f"the archive {parsed.database} is not there: correct archive.url"))
-        yield archive
-        return
-    opening = open_store(url)
+    opening = open_store(url, Access.READ)
     try:
         store = await opening.__aenter__()
     except ArchiveFailed as error:
@@ -135,10 +129,6 @@ async def open_archive(settings: Settings, tell: Callable[[str], object]) -> Asy
         yield Archive(store, settings.namespace, tell)
     finally:
         await opening.__aexit__(None, None, None)
-
-
-def _exists(path: str | None) -> bool:
-    return path is not None and Path(path).exists()
 
 
 async def in_redis(source: Source, queue: str, low: str) -> AsyncIterator[RawBatch]:

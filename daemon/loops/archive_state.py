@@ -1,6 +1,5 @@
 """How the archive is, for people: asked once, without a daemon."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -42,12 +41,12 @@ async def archive_state(settings: Settings, source: Source, queues: list[str]) -
     url = settings.archive.url
     if url is None:
         return None
+    from reclaimd.daemon.archive.engine import Access
     from reclaimd.daemon.archive.store import open_store
 
     try:
-        _must_exist(url)
         with anyio.fail_after(PATIENCE_SECONDS):
-            async with open_store(url) as store:
+            async with open_store(url, Access.READ) as store:
                 return await _state(store, source, queues, redacted(url))
     except TimeoutError:
         return _unreachable(url, ArchiveUnreachable(Trouble.SLOW, url))
@@ -57,13 +56,6 @@ async def archive_state(settings: Settings, source: Source, queues: list[str]) -
 
 def _unreachable(url: str, error: ArchiveFailed) -> ArchiveState:
     return ArchiveState(UNREACHABLE, None, redacted(url), problem=str(error))
-
-
-def _must_exist(url: str) -> None:
-    """Whoever opens a file that is not there makes a new archive; a question must not."""
-    scheme, _, path = url.partition(":///")
-    if scheme.startswith("sqlite") and not Path(path).exists():
-        raise ArchiveUnreachable(Trouble.MISSING, url)
 
 
 async def _state(store: "Store", source: Source, queues: list[str], url: str) -> ArchiveState:
