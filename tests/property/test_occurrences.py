@@ -208,6 +208,20 @@ def test_an_occurrence_is_enqueued_once_when_the_server_restarts(fresh_server: F
     explore(on(server, Restarting), examples=5, steps=40)
 
 
+@pytest.mark.flavours("valkey")
+def test_a_retry_that_a_clock_step_has_put_off_by_an_hour_is_played_to_its_end(server: Server) -> None:
+    state = on(server)()
+    state.begin()
+    state.pass_time(300)
+    state.upsert("mixed", 1_000, 0, 0, 0)
+    state.fire(600_000, 0, "latest", ("skip",), "answered")
+    state.work("a", 1, [])
+    state.work("a", 0, ["retry"])
+    state.world.check()
+    state.pass_time(-3_600_000)
+    state.teardown()
+
+
 @pytest.mark.soak
 def test_soak(server: Server, soak_seconds: float) -> None:
     deadline = time.monotonic() + soak_seconds
