@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import anyio
 import msgspec
 
-from reclaimd.daemon.cli import INTERRUPTED
 from reclaimd.daemon.cli.archives import new_id, open_archive
 from reclaimd.daemon.cli.flags import Flags
 from reclaimd.daemon.cli.output import Output, Report
-from reclaimd.daemon.cli.running import DONE, PROBLEM, ended_by_ctrl_c, run
+from reclaimd.daemon.cli.running import DONE, PROBLEM, run, run_alone
 from reclaimd.daemon.cli.words import plural
 from reclaimd.daemon.inspect.source import Source
 from reclaimd.streams.keys import Partition
@@ -38,19 +37,16 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 def backup(flags: Flags, path: Path) -> int:
     """Copy a SQLite archive while it is used. Asks nothing of Redis."""
-    settings, out = flags.settings(), Output(flags.json)
+    settings = flags.settings()
 
-    async def copy() -> int:
-        code = INTERRUPTED
-        with ended_by_ctrl_c():
-            async with open_archive(settings, "copy") as store:
-                with out.progress() as bar:
-                    size = await store.backup(path, lambda done, total: bar("copying", done, total))
-                _tell_backup(out, path, size)
-                code = DONE
-        return code
+    async def copy(out: Output) -> int:
+        async with open_archive(settings, "copy") as store:
+            with out.progress() as bar:
+                size = await store.backup(path, lambda done, total: bar("copying", done, total))
+            _tell_backup(out, path, size)
+            return DONE
 
-    return anyio.run(copy)
+    return run_alone(flags, copy)
 
 
 def _tell_backup(out: Output, path: Path, size: int) -> None:

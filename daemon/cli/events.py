@@ -1,6 +1,7 @@
 """`events tail`: what happened and what happens, one line an event."""
 
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -11,12 +12,12 @@ import msgspec
 from reclaimd.daemon.cli.complaints import UsageProblem
 from reclaimd.daemon.cli.flags import Flags
 from reclaimd.daemon.cli.output import Output
-from reclaimd.daemon.cli.running import DONE, run
+from reclaimd.daemon.cli.running import DONE, run_alone
 from reclaimd.daemon.cli.tell_events import tell
 from reclaimd.daemon.cli.words import instant
 from reclaimd.daemon.inspect.history import Follower, Told, now_ms, past
 from reclaimd.daemon.inspect.kept import Archive, known_queues, open_archive
-from reclaimd.daemon.inspect.source import Source
+from reclaimd.daemon.inspect.source import Source, open_source
 from reclaimd.streams import events as ev
 from reclaimd.streams.durations import parse_duration
 from reclaimd.streams.errors import InvalidDuration
@@ -31,11 +32,13 @@ def tail(flags: Flags, since: str | None, queue: str | None, types: list[str], *
     # Said wrongly, it is said before anything connects.
     start = (lambda now: now) if since is None and follow else _start("10m" if since is None else since)
 
-    async def work(source: Source, out: Output) -> int:
-        async with open_archive(flags.settings(), out.note) as archive:
+    settings = flags.settings()
+
+    async def work(out: Output) -> int:
+        async with open_archive(settings, out.note) as archive, open_source(settings, check=False) as source:
             return await _tail(source, archive, out, _Request(start, queue, wanted, follow))
 
-    return run(flags, work)
+    return run_alone(flags, work)
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -48,15 +51,23 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 async def _tail(source: Source, archive: Archive, out: Output, asked: _Request) -> int:
-    queues = await known_queues(source, archive, asked.queue)
-    begin = f"{max(0, asked.start(await now_ms(source)) - 1)}-{2**64 - 1}"
+    away = await source.absence()
+    if away is not None:
+        if asked.queue not in {None, *await archive.queues()} or not archive.present:
+            raise away
+        out.note(f"what follows is from the archive alone: {away}")
+    there = source if away is None else None
+    queues = await known_queues(there, archive, asked.queue)
+    now = int(time.time() * 1000) if there is None else await now_ms(there)
+    begin = f"{max(0, asked.start(now) - 1)}-{2**64 - 1}"
     positions = dict.fromkeys(queues, begin)
-    async for told in past(source, archive, positions):
+    async for told in past(there, archive, positions):
         positions[told.queue] = told.batch.entry_id
-        _print(out, told, asked.wanted)
+        _print(out, told, asked.wanted, redis=away is None)
     if not asked.follow:
         return DONE
     follower = Follower(source, positions, more=asked.queue is None)
+    follower.lost = away is not None
     while True:
         before = follower.lost
         for told in await follower.step():
@@ -96,12 +107,12 @@ def _instant(text: str) -> int:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def _print(out: Output, told: Told, wanted: Wanted) -> None:
+def _print(out: Output, told: Told, wanted: Wanted, *, redis: bool = True) -> None:
     for event in told.batch.events:
         if not wanted(event):
             continue
         if out.json:
-            out.record(_record(told, event))
+            out.record(_record(told, event) | ({} if redis else {"redis": "unreachable"}))
         else:
             out.line(f"{instant(told.batch.at)}  {told.queue}  {type(event).__name__}: {tell(event)}")
 

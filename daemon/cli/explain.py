@@ -2,12 +2,12 @@
 
 from reclaimd.daemon.cli.flags import Flags
 from reclaimd.daemon.cli.output import Output
-from reclaimd.daemon.cli.running import DONE, PROBLEM, run
+from reclaimd.daemon.cli.running import DONE, PROBLEM, run_alone
 from reclaimd.daemon.cli.words import instant, plural, span
 from reclaimd.daemon.inspect.kept import Archive, known_queues, open_archive
 from reclaimd.daemon.inspect.letters import TaskInfo
-from reclaimd.daemon.inspect.life import Life, Now, read_life
-from reclaimd.daemon.inspect.source import Source
+from reclaimd.daemon.inspect.life import Life, Now, read_archived_life, read_life
+from reclaimd.daemon.inspect.source import Source, open_source
 from reclaimd.daemon.inspect.steps import Step
 from reclaimd.streams.ids import check_task_id
 
@@ -16,15 +16,33 @@ def explain(flags: Flags, task_id: str, queue: str | None) -> int:
     """Print the life of a task in each queue that knows it."""
     if not task_id.startswith("foreign:"):
         check_task_id(task_id)
+    settings = flags.settings()
 
-    async def work(source: Source, out: Output) -> int:
-        async with open_archive(flags.settings(), out.note) as archive:
-            return await _explain(source, archive, out, task_id, queue)
+    async def work(out: Output) -> int:
+        async with open_archive(settings, out.note) as archive, open_source(settings, check=False) as source:
+            away = await source.absence()
+            if away is None:
+                searched, lives = await _with_redis(source, archive, out, task_id, queue)
+            else:
+                searched, lives = await _without_redis(archive, task_id, queue)
+                if not lives:
+                    # The archive does not tell what Redis would.
+                    raise away
+                out.note(f"what follows is from the archive alone: {away}")
+            _tell(out, task_id, searched, lives, archived=archive.present, redis=away is None)
+        if lives:
+            return DONE
+        where = f"queue {queue}" if queue else plural(len(searched), "queue")
+        out.note(f"nothing is known of task {task_id} in {where}: check the ID, or its events are gone")
+        return PROBLEM
 
-    return run(flags, work)
+    return run_alone(flags, work)
 
 
-async def _explain(source: Source, archive: Archive, out: Output, task_id: str, queue: str | None) -> int:
+async def _with_redis(
+    source: Source, archive: Archive, out: Output, task_id: str, queue: str | None
+) -> tuple[list[str], list[Life]]:
+    """The queues that were searched, and what was found."""
     queues = await known_queues(source, archive, queue)
     lives: list[Life] = []
     with out.progress() as report:
@@ -38,34 +56,50 @@ async def _explain(source: Source, archive: Archive, out: Output, task_id: str, 
             )
             if life is not None:
                 lives.append(life)
+    return queues, lives
+
+
+async def _without_redis(archive: Archive, task_id: str, queue: str | None) -> tuple[list[str], list[Life]]:
+    """The same, of the archive alone."""
+    queues = [name for name in await archive.queues() if queue in {None, name}]
+    found = [await read_archived_life(archive, name, task_id) for name in queues]
+    return queues, [life for life in found if life is not None]
+
+
+def _tell(out: Output, task_id: str, searched: list[str], lives: list[Life], *, archived: bool, redis: bool) -> None:
     if out.json:
         out.document(
-            {"task_id": task_id, "found": bool(lives), "searched": queues, "archive": archive.present, "lives": lives}
+            {
+                "task_id": task_id,
+                "found": bool(lives),
+                "searched": searched,
+                "archive": archived,
+                "redis": "reachable" if redis else "unreachable",
+                "lives": lives,
+            }
         )
-    for life in () if out.json else lives:
-        _print(out, task_id, life, archived=archive.present)
-    if not lives:
-        where = f"queue {queue}" if queue else plural(len(queues), "queue")
-        out.note(f"nothing is known of task {task_id} in {where}: check the ID, or its events are gone")
-    return DONE if lives else PROBLEM
+        return
+    for life in lives:
+        out.line(f"Task {task_id} in queue {life.queue}: {sentence(life.now, redis=redis)}")
+        if not life.complete:
+            since = f" before {instant(life.events_from_ms)}" if life.events_from_ms else ""
+            kept = " is kept." if archived else " is kept; an archive (archive.url) would keep them longer."
+            out.line(f"Older events are gone: nothing{since}{kept}")
+        for step in life.steps:
+            out.line(f"{instant(step.at_ms)}  {tell(step)}")
 
 
-def _print(out: Output, task_id: str, life: Life, *, archived: bool) -> None:
-    out.line(f"Task {task_id} in queue {life.queue}: {sentence(life.now)}")
-    if not life.complete:
-        since = f" before {instant(life.events_from_ms)}" if life.events_from_ms else ""
-        kept = " is kept." if archived else " is kept; an archive (archive.url) would keep them longer."
-        out.line(f"Older events are gone: nothing{since}{kept}")
-    for step in life.steps:
-        out.line(f"{instant(step.at_ms)}  {tell(step)}")
-
-
-def sentence(now: Now) -> str:
-    """Where it is, in a sentence."""
+def sentence(now: Now, *, redis: bool = True) -> str:
+    """Where it is, in a sentence. `redis`: whether that could be asked."""
     task = now.task
     if task is None:
         ends = {"succeeded": "it succeeded.", "purged": "its dead letter was deleted."}
-        return ends.get(now.state, "it is not open any more, and how it ended is not known.")
+        unknown = (
+            "it is not open any more, and how it ended is not known." if redis else "where it is only Redis knows."
+        )
+        return ends.get(now.state, unknown)
+    if now.state == "archived" and not redis:
+        return f"the archive saw it last among the {task.state} ones; where it is now only Redis knows."
     if now.state == "archived":
         return (
             f"not in Redis; the archive saw it last among the {task.state} ones. If Redis lost data and nothing brings "

@@ -21,16 +21,24 @@ Work = Callable[[Source, Output], Awaitable[int]]
 def run(flags: Flags, work: Work) -> int:
     """Do the work of a command with a connection to Redis; returns its exit code."""
     settings = flags.settings()
+
+    async def connected(out: Output) -> int:
+        async with open_source(settings) as source:
+            return await work(source, out)
+
+    return run_alone(flags, connected)
+
+
+def run_alone(flags: Flags, work: Callable[[Output], Awaitable[int]]) -> int:
+    """The same for one that connects by itself, or to nothing."""
     out = Output(flags.json)
 
-    async def connected() -> int:
-        code = INTERRUPTED
+    async def interruptible() -> int:
         with ended_by_ctrl_c():
-            async with open_source(settings) as source:
-                code = await work(source, out)
-        return code
+            return await work(out)
+        return INTERRUPTED
 
-    return anyio.run(connected)
+    return anyio.run(interruptible)
 
 
 @contextmanager

@@ -31,12 +31,17 @@ async def now_ms(source: Source) -> int:
     return int(seconds * 1000 + micros // 1000)
 
 
-async def past(source: Source, archive: Archive, since: Mapping[str, str]) -> AsyncIterator[Told]:
-    """The batches of each queue behind the entry in `since`, from archive and stream, in the order of time."""
-    lines = [
-        _named(queue, merged(archive.batches(queue, after), in_redis(source, queue, f"({after}")))
-        for queue, after in since.items()
-    ]
+async def past(source: Source | None, archive: Archive, since: Mapping[str, str]) -> AsyncIterator[Told]:
+    """The batches of each queue behind the entry in `since`, from archive and stream, in the order of time.
+
+    `source`: None when Redis cannot be asked.
+    """
+    lines = []
+    for queue, after in since.items():
+        parts = [archive.batches(queue, after)]
+        if source is not None:
+            parts.append(in_redis(source, queue, f"({after}"))
+        lines.append(_named(queue, merged(*parts)))
     heads = [await anext(line, None) for line in lines]
     while any(heads):
         index, first = min(

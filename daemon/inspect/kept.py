@@ -152,9 +152,13 @@ async def merged(*parts: AsyncIterator[RawBatch]) -> AsyncIterator[RawBatch]:
         last = first.position
 
 
-async def known_queues(source: Source, archive: Archive, chosen: str | None) -> list[str]:
-    """The queues that Redis or the archive knows, sorted; or only the chosen one. Raises UnknownQueue."""
-    known = sorted({*await source.queues(), *await archive.queues()})
+async def known_queues(source: Source | None, archive: Archive, chosen: str | None) -> list[str]:
+    """The queues that Redis or the archive knows, sorted; or only the chosen one. Raises UnknownQueue.
+
+    `source`: None when Redis cannot be asked.
+    """
+    in_redis = await source.queues() if source is not None else []
+    known = sorted({*in_redis, *await archive.queues()})
     if chosen is None:
         return known
     if chosen not in known:

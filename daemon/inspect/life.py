@@ -64,12 +64,10 @@ class _Found(msgspec.Struct, frozen=True):
 class _Reader:
     """Reads the steps of one task out of archive and stream, and goes on in the stream where it stopped."""
 
-    def __init__(self, source: Source, queue: str, task_id: str, archive: Archive) -> None:
-        self._source = source
+    def __init__(self, queue: str, task_id: str, archive: Archive) -> None:
         self._queue = queue
         self._task_id = task_id
         self._archive = archive
-        self._key = source.partition(queue).key("events")
         self._mark = task_id.encode()
         self._taken: set[str] = set()
         self._next = "-"
@@ -89,17 +87,18 @@ class _Reader:
             async for batch in self._archive.batches(self._queue, after, contains='"Ghost"'):
                 self._take(batch)
 
-    async def read(self, progress: Progress) -> None:
+    async def read(self, source: Source, progress: Progress) -> None:
         """Take in what was written to the stream since the last call."""
-        [total] = await self._source.read(lambda pipe: pipe.xlen(self._key))
+        key = source.partition(self._queue).key("events")
+        [total] = await source.read(lambda pipe: pipe.xlen(key))
         seen = 0
-        async for batch in in_redis(self._source, self._queue, self._next):
+        async for batch in in_redis(source, self._queue, self._next):
             self._next = f"({batch.entry_id}"
             self._take(batch)
             seen += 1
             if seen % EVENTS_PAGE == 0:
                 progress(seen, max(total, seen))
-        self.steps.sort(key=lambda step: EntryID.parse(step.event_id))
+        self.steps.sort(key=_position)
 
     def _take(self, batch: RawBatch) -> None:
         # Most batches are not about this task: decoding all of them would take ten times as long.
@@ -120,10 +119,13 @@ class _Reader:
         carrying = [step.entry_id for step in self.steps if step.entry_id and step.what not in ("ghost", "dropped")]
         return carrying[-1] if carrying else ""
 
-    async def oldest_ms(self) -> int | None:
-        """The time of the oldest event that is kept anywhere."""
-        [rows] = await self._source.read(lambda pipe: pipe.xrange(self._key, count=1))
-        kept = [EntryID.parse(entry_id).ms for entry_id, _ in rows]
+    async def oldest_ms(self, source: Source | None) -> int | None:
+        """The time of the oldest event that is kept anywhere; `source` as for `read_life`."""
+        kept: list[int] = []
+        if source is not None:
+            key = source.partition(self._queue).key("events")
+            [rows] = await source.read(lambda pipe: pipe.xrange(key, count=1))
+            kept = [EntryID.parse(entry_id).ms for entry_id, _ in rows]
         archived = await self._archive.oldest_ms(self._queue)
         return min([*kept, archived] if archived is not None else kept, default=None)
 
@@ -158,19 +160,43 @@ async def read_life(
         now=_as_archived(queue, archived[-1]) if archived else await _now(source, queue, found, reader.steps),
         steps=[*remembered, *reader.steps],
         complete=reader.complete,
-        events_from_ms=await reader.oldest_ms(),
+        events_from_ms=await reader.oldest_ms(source),
     )
+
+
+async def read_archived_life(archive: Archive, queue: str, task_id: str) -> Life | None:
+    """The same, as far as the archive alone can tell. `now`: its end, `archived`, or `unknown`."""
+    reader = _Reader(queue, task_id, archive)
+    await reader.begin(birth_ms(task_id))
+    if not reader.complete:
+        reader = _Reader(queue, task_id, archive)
+        await reader.begin(None)
+    reader.steps.sort(key=_position)
+    ends = [end for end in map(_end, reader.steps) if end is not None]
+    if _ended(reader.steps):
+        now = Now(state=ends[-1])
+    else:
+        archived = await archive.tasks(queue, task_id)
+        if not archived and not reader.steps:
+            return None
+        now = _as_archived(queue, archived[-1]) if archived else Now(state="unknown")
+    kept_from = await reader.oldest_ms(None)
+    return Life(queue=queue, now=now, steps=reader.steps, complete=reader.complete, events_from_ms=kept_from)
+
+
+def _position(step: Step) -> EntryID:
+    return EntryID.parse(step.event_id)
 
 
 async def _read(
     source: Source, queue: str, task_id: str, archive: Archive, born_ms: int | None, progress: Progress
 ) -> tuple[_Reader, _Found | None]:
-    reader = _Reader(source, queue, task_id, archive)
+    reader = _Reader(queue, task_id, archive)
     await reader.begin(born_ms)
     found: _Found | None = None
     for _ in range(LOOKS):
         before = len(reader.steps)
-        await reader.read(progress)
+        await reader.read(source, progress)
         found = await _look_up(source, queue, task_id, reader.last_entry_id)
         # It may have moved between the two reads; then the move is a new step.
         if found or (reader.steps and before == len(reader.steps)) or _ended(reader.steps):

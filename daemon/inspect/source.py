@@ -9,7 +9,7 @@ import redis
 
 from reclaimd.daemon.view import PartitionView, decode_view
 from reclaimd.streams import scripts
-from reclaimd.streams.errors import ReclaimdError, RedisUnusable, Unusable
+from reclaimd.streams.errors import ReclaimdError, RedisUnreachable, RedisUnusable, Unusable
 from reclaimd.streams.keys import Partition, queues_key
 from reclaimd.streams.redis_log import REPLY_TIMEOUT, AsyncClient, connect, send, translated
 from reclaimd.streams.scripts import Call
@@ -100,6 +100,18 @@ class Source:
             replies = await pipeline.execute(raise_on_error=False)
             return [_present(reply) for reply in replies]
 
+    async def absence(self) -> RedisUnreachable | RedisUnusable | None:
+        """Why the server is no use now, if waiting can help. Raises RedisUnusable where it cannot."""
+        try:
+            await self.check()
+        except RedisUnreachable as error:
+            return error
+        except RedisUnusable as error:
+            if not error.reason.waiting_helps:
+                raise
+            return error
+        return None
+
     async def check(self) -> None:
         """Raise RedisUnusable when the server lacks what every command needs."""
         async with _told(self._url):
@@ -133,12 +145,13 @@ def _present(reply: Any) -> Any:
 
 
 @asynccontextmanager
-async def open_source(settings: Settings) -> AsyncIterator[Source]:
-    """Connect, see that the server is fit, and close in the end."""
+async def open_source(settings: Settings, *, check: bool = True) -> AsyncIterator[Source]:
+    """Connect, see that the server is fit if `check`, and close in the end."""
     client = connect(settings.redis_url, reply_timeout=None)
     try:
         source = Source(client, settings.redis_url, settings.namespace)
-        await source.check()
+        if check:
+            await source.check()
         yield source
     finally:
         await client.aclose()

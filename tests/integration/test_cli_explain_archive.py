@@ -6,7 +6,6 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from reclaimd.daemon.archive.store import open_store
 from reclaimd.daemon.rebuild.values import RANKS, Changes, EventEntry, TaskRow, sort_of_entry
 from reclaimd.streams.ids import task_id_from
 from support.cli import Done, Scene, command, environment
-from support.servers import Server
+from support.servers import FreshServer
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.flavours("valkey")
@@ -68,13 +67,6 @@ class Archived:
         done = self.run("events", "tail", "--since", "1h", "--json", *args)
         assert done.code == 0, done.err
         return [json.loads(line) for line in done.out.splitlines()]
-
-
-@pytest.fixture
-def scene(server: Server) -> Iterator[Scene]:
-    scene = Scene(server.url)
-    yield scene
-    scene.close()
 
 
 @pytest.fixture
@@ -252,3 +244,76 @@ def test_a_tail_that_follows_sees_what_comes_and_ends_by_ctrl_c(archived: Archiv
         following.wait()
     assert err.read_text() == ""
     assert [out.read_text().count(task) for task in ("t-1", "t-2", "n-1", "t-3")] == [1, 1, 1, 1]
+
+
+AWAY = ("--redis-url", "redis://127.0.0.1:1/0")
+
+
+def test_while_redis_is_away_the_archive_answers_alone_and_says_so(archived: Archived) -> None:
+    scene, done, waits = archived.scene, fresh_id(), fresh_id()
+    scene.join("w1", lease_ms=3_600_000)
+    scene.enqueue(done)
+    [delivery] = scene.take("w1")
+    scene.settle("w1", delivery, "succeeded", run_ms=7)
+    scene.enqueue(waits)
+    archived.take_events()
+    envelope = json.dumps(["task", waits, "lane", "normal", "at", "5"]).encode()
+    place: dict[str, Any] = {"place": "lane:normal", "rank": RANKS["lane:normal"]}
+    place |= {"entry_id": "7-0", "sort": sort_of_entry("7-0")}
+    archived.commit(Changes(upserts=(TaskRow(task_id=waits, envelope=envelope, **place),)))
+    told = archived.run("explain", done, "--json", *AWAY)
+    assert (told.code, told.json["redis"], told.json["archive"]) == (0, "unreachable", True), told
+    assert "what follows is from the archive alone: cannot reach Redis" in told.err
+    [life] = told.json["lives"]
+    assert [step["what"] for step in life["steps"]] == ["enqueued", "started", "succeeded"]
+    assert (life["complete"], life["now"]["state"]) == (True, "succeeded")
+    text = archived.run("explain", waits, *AWAY)
+    assert text.code == 0
+    assert "saw it last among the waiting ones; where it is now only Redis knows" in text.out
+    assert archived.run("explain", waits, "--json").json["redis"] == "reachable"
+    tail = archived.run("events", "tail", "--since", "1h", "--json", *AWAY)
+    assert tail.code == 0
+    assert "from the archive alone" in tail.err
+    with_redis = [{**one, "redis": "unreachable"} for one in archived.tail()]
+    assert [json.loads(line) for line in tail.out.splitlines()] == with_redis
+
+
+def test_what_neither_the_archive_nor_an_absent_redis_can_tell(archived: Archived) -> None:
+    archived.scene.enqueue("t-1")
+    archived.take_events()
+    for args in (
+        ("explain", "t-2"),
+        ("events", "tail", "--queue", "other"),
+    ):
+        done = archived.run(*args, *AWAY)
+        assert (done.code, done.out) == (3, ""), done
+        assert "cannot reach Redis" in done.err
+    assert archived.scene.run("explain", "t-1", *AWAY).code == 3, "without the archive"
+
+
+def test_the_tail_goes_on_when_redis_is_back(archived: Archived, fresh_server: FreshServer) -> None:
+    own = fresh_server("valkey")
+    there = Archived(Scene(own.url), Path(archived.url.removeprefix("sqlite:///")))
+    there.scene.enqueue("t-1")
+    there.take_events()
+    there.scene.close()
+    own.stop()
+    flags = ["--redis-url", own.url, "--namespace", there.scene.namespace, "--archive-url", there.url]
+    process = subprocess.Popen(
+        command("events", "tail", "--since", "1h", "--follow", *flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    try:
+        assert "t-1" in process.stdout.readline()
+        own.start()
+        Scene(own.url).enqueue("t-2")
+        assert "t-2" in process.stdout.readline()
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert "from the archive alone" in err
+    assert "Redis is back" in err
