@@ -4,6 +4,7 @@ The same schedule passes or fails wherever and whenever it is looked at: no verd
 """
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final, get_args
 
@@ -26,6 +27,8 @@ MOST_MISFIRES: Final = 10_000
 MOST_DELIVERIES: Final = 1_000
 LONGEST_DRIP_MS: Final = 86_400_000
 DEFAULT_PAYLOAD_LIMIT: Final = 1_000_000
+MOST_LEVELS: Final = 100
+"""How deep arguments may be nested. Whether much deeper ones can be read hangs on the reader's own stack."""
 
 USER_FIELDS: Final = {
     "expr": "cron",
@@ -168,9 +171,26 @@ def _args_problem(args: dict[str, Any], payload_limit: int) -> str:
         size = len(msgspec.json.encode(args))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         return f"JSON cannot carry them ({error})"
+    if _is_deeper(args, MOST_LEVELS):
+        return f"they are nested more than {MOST_LEVELS} levels deep"
     if size > payload_limit:
         return f"they are {size} bytes and the limit is {payload_limit}: store the data elsewhere and pass a reference"
     return ""
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return False
+    return any(isinstance(value, dict | list | tuple) for value in level)
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _word_problem(word: str, words: tuple[str, ...]) -> str:

@@ -21,7 +21,15 @@ def complaint(raw: bytes | dict[str, Any], **limits: int) -> InvalidSchedule:
     return caught.value
 
 
+def nested(levels: int) -> dict[str, Any]:
+    args: Any = []
+    for _ in range(levels - 1):
+        args = {"a": args}
+    return {"args": args}
+
+
 def test_takes_what_is_right() -> None:
+    assert parse_schedule(GOOD | nested(100)).name == "digest"
     assert parse_schedule(GOOD).trigger == Cron("0 9 * * 1-5", "Europe/Paris")
     for trigger in (Cron("0 0 29 2 *"), Cron("*/10 * * * * *"), Every(1_000), Every(5_000, 0), Once(0)):
         schedule = Schedule(name="a.b-c_D9", task="mail:send", queue="q", trigger=trigger, args={"to": ["é", 2**60]})
@@ -62,6 +70,7 @@ def test_takes_what_is_right() -> None:
         ("at", {"trigger": {"type": "once", "at_ms": True}}, "expected int, got bool"),
         ("args", {"args": [1]}, "expected object, got array"),
         ("args", {"args": {"a": "x" * 1_000_000}}, "limit is 1000000"),
+        ("args", nested(101), "more than 100 levels"),
         ("lane", {"lane": "urgent"}, "say one of high, normal, low"),
         ("max_deliveries", {"max_deliveries": 0}, "say 1 to 1000"),
         ("misfire", {"misfire": "run"}, "say one of skip, run_once, run_all"),
