@@ -61,8 +61,9 @@ async def end(
     anew = {"epoch_id": epoch_id, "mark": mark, "positions": "{}", "state": "archiving", "new_epoch_id": ""}
     kept = {"ended_ms": ended_ms, "report": msgspec.json.encode(msgspec.structs.replace(report, ended_ms=ended_ms))}
     async with database.writing() as connection:
-        this = update(schema.partitions).where(is_partition(partition), _partitions.rebuild_id == rebuild_id)
-        done = await connection.execute(this.values(anew))
+        # Who is late must not take back what was archived since another one ended it.
+        running = (_partitions.rebuild_id == rebuild_id) & _partitions.state.in_(_BEGUN)
+        done = await connection.execute(update(schema.partitions).where(is_partition(partition), running).values(anew))
         if done.rowcount == 1:
             await connection.execute(update(schema.rebuilds).where(_rebuilds.id == rebuild_id).values(kept))
         return done.rowcount == 1

@@ -155,6 +155,7 @@ def _task(
         entry_id=entry_id,
         birth_ms=birth_ms,
         token=envelopes.token(dict(fields)),
+        base=envelopes.count(fields.get(b"token")) or 1,
         unique=fields.get(b"unique", b"").decode(errors="replace"),
         schedule=schedule or fields.get(b"schedule", b"").decode(errors="replace"),
     )

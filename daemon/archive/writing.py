@@ -39,6 +39,14 @@ _carry_this = (
         due=0,
     )
 )
+# Rebuilt, a letter has another entry ID, and an older copy of Redis has the old one again.
+_delete_same_letters = delete(schema.tasks).where(
+    _ours,
+    _tasks.task_id == bindparam("task"),
+    _tasks.rank == RANKS[DEAD],
+    _tasks.letter != bindparam("which"),
+    _tasks.envelope == bindparam("same"),
+)
 _delete_older_letters = delete(schema.tasks).where(
     _ours, _tasks.rank == RANKS[DEAD], _tasks.sort < bindparam("sort_is")
 )
@@ -80,6 +88,9 @@ async def _write_tasks(connection: AsyncConnection, row_id: int, changes: Change
     await _each(connection, _delete_this, letters)
     tasks = (_columns(row_id, row) for row in changes.upserts)
     await _each(connection, upsert(schema.tasks, connection.dialect.name), tasks)
+    buried = [row for row in changes.upserts if row.letter]
+    copies = [{"of": row_id, "task": row.task_id, "which": row.letter, "same": row.envelope} for row in buried]
+    await _each(connection, _delete_same_letters, copies)
     if changes.dead_from:
         await connection.execute(_delete_older_letters, {"of": row_id, "sort_is": changes.dead_from})
 

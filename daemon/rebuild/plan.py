@@ -60,26 +60,29 @@ def _has_ended(present: Present, own: TaskRow | None, ended: Ended) -> bool:
 
 def _decide_buried(present: Present, letters: Sequence[TaskRow]) -> Decision:
     """It is open in Redis, and the archive has at most dead letters of it."""
-    mine = [row for row in letters if present.birth_ms <= entry_ms(row.letter)]
-    if any(row.token >= present.token for row in mine):
+    mine = [row for row in letters if present.birth_ms <= birth_ms(row) + RESENT_MS]
+    # Redriven since, its tokens begin above that of its letter; older data may have it come back ever so often.
+    if any(row.token >= present.base for row in mine):
         return Decision(drop="buried", restore=True)
-    # A token above that of its letter: it was redriven since.
     return Decision(covers=tuple(row.letter for row in mine))
 
 
 def _decide_letter(present: Present, archived: Sequence[TaskRow], ended: Ended | None) -> Decision:
-    """The same letter has another entry ID once a rebuild has restored it; `dead_at` stays."""
-    for row in archived:
-        if row.letter == present.entry_id:
-            return Decision(covers=(row.letter,))
-    for row in archived:
-        if row.letter and row.token == present.token and birth_ms(row) == present.birth_ms:
-            return Decision(covers=(row.letter,))
+    """The same letter has another entry ID once a rebuild has restored it, in each past another; `dead_at` stays."""
+    same = tuple(row.letter for row in archived if row.letter and _is_same_letter(row, present))
+    if same:
+        return Decision(covers=same)
     if ended is not None and entry_ms(present.entry_id) <= ended.at_ms:
         return Decision(drop=ended.why)
     if any(not row.letter and row.token > present.token for row in archived):
         return Decision(drop="superseded", restore=True)
     return _KEEP
+
+
+def _is_same_letter(row: TaskRow, present: Present) -> bool:
+    if row.letter == present.entry_id:
+        return True
+    return row.token == present.token and 0 < birth_ms(row) == present.birth_ms
 
 
 def restorable(

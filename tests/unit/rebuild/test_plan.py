@@ -41,8 +41,10 @@ def letter(entry: str, dead_at: int, **more: Any) -> TaskRow:
     return letter_row(StreamEntry(entry, [*fields(**more), *ending]))
 
 
-def present(token: int = 1, birth: int = BORN, place: str = "lane:low", entry: str = f"{BORN}-0") -> Present:
-    return Present(task_id="t", place=place, entry_id=entry, birth_ms=birth, token=token)
+def present(
+    token: int = 1, birth: int = BORN, place: str = "lane:low", entry: str = f"{BORN}-0", base: int = 1
+) -> Present:
+    return Present(task_id="t", place=place, entry_id=entry, birth_ms=birth, token=token, base=base)
 
 
 def test_what_the_archive_does_not_know_stays() -> None:
@@ -78,17 +80,22 @@ def test_a_new_task_of_an_ended_id_that_the_archive_knows_is_open() -> None:
     assert decide(present(birth=BORN), (again,), ended) == Decision(drop="settled", restore=True)
 
 
-def test_what_was_buried_is_buried_again() -> None:
-    assert decide(present(1), (letter("2000000-0", 7, attempts=1),), None) == Decision(drop="buried", restore=True)
-    assert decide(present(2), (letter("2000000-0", 7, attempts=1),), None) == Decision(drop="buried", restore=True)
+@pytest.mark.parametrize("token", [1, 2, 3])
+def test_what_was_buried_is_buried_again_however_often_older_data_have_it_come_back(token: int) -> None:
+    buried = letter("2000000-0", 2_000_000, attempts=1)
+    assert decide(present(token), (buried,), None) == Decision(drop="buried", restore=True)
 
 
 def test_what_was_redriven_since_is_open_and_no_letter() -> None:
-    assert decide(present(3), (letter("2000000-0", 7, attempts=1),), None) == Decision(covers=("2000000-0",))
+    buried = letter("2000000-0", 2_000_000, attempts=1)
+    assert decide(present(3, base=3), (buried,), None) == Decision(covers=("2000000-0",))
 
 
 def test_a_new_task_beside_an_old_letter_of_its_id_changes_nothing_of_that() -> None:
-    assert decide(present(1, birth=2_000_001), (letter("2000000-0", 7, attempts=1),), None) == Decision()
+    # Rebuilt, the letter is a newer entry than the task.
+    buried = letter("9000000-0", 2_000_000, attempts=1)
+    assert decide(present(birth=2_000_001 + RESENT_MS), (buried,), None) == Decision()
+    assert decide(present(birth=2_000_000 + RESENT_MS), (buried,), None).drop == "buried"
 
 
 def test_a_letter_is_known_by_its_entry_or_by_the_instant_of_its_death() -> None:
@@ -99,6 +106,9 @@ def test_a_letter_is_known_by_its_entry_or_by_the_instant_of_its_death() -> None
     assert decide(there, (known,), None) == Decision(covers=("2000000-0",))
     assert decide(restored, (known,), None) == Decision(covers=("2000000-0",))
     assert decide(another, (known,), None) == Decision()
+    # Older data show it where it was before a rebuild.
+    assert decide(there, (known, letter("4000000-0", 8)), None) == Decision(covers=("2000000-0", "4000000-0"))
+    assert decide(restored, (known, letter("4000000-0", 7)), None) == Decision(covers=("2000000-0", "4000000-0"))
 
 
 def test_a_letter_that_was_purged_or_redriven_goes() -> None:
