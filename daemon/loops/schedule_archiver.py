@@ -145,7 +145,8 @@ class ScheduleArchiver:
     async def _tail(self, store: "Store", row: PartitionRow | None) -> tuple[ScheduleTail, str]:
         mark = "" if row is None else row.mark
         position = FROM_START if row is None else await self._position(store, row)
-        if not self._owner:
+        # Before a rebuild that was begun reached Redis, data may have come back: a mark of ours would hide that.
+        if not self._owner or (row is not None and row.state != "archiving"):
             call = schedules_tail(self._namespace, store.archive_id, mark, "", position, most=0)
             return await self._context.links.send(call), ""
         following = new_mark(secrets.token_hex(4), mark)
