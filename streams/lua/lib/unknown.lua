@@ -2,6 +2,10 @@
 local function fence_unknown(worker)
   local row = row_of(worker)
   if row and row.state ~= 'gone' then
+    -- The leases may be lost and the rows not: nobody would ever find this one dead.
+    if not redis.call('ZSCORE', K.leases, worker) then
+      redis.call('ZADD', K.leases, row.state == 'live' and string.format('%.0f', lease_now + row.term) or 0, worker)
+    end
     return
   end
   fence(worker, { token = row and row.token or '0-unknown', term = '0', evidence = row and row.evidence or '{}' }, 'unknown')
