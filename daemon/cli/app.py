@@ -175,11 +175,20 @@ def rebuild(
     accept: Annotated[
         bool, typer.Option("--accept", help="Take Redis as it is: restore nothing, open the queues again.")
     ] = False,
+    from_archive: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="With --accept: also what belongs to this other archive, which is gone for good.",
+            metavar="ARCHIVE_ID",
+        ),
+    ] = None,
     last: Annotated[bool, typer.Option("--last", help="Show the report of the last rebuild.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --accept.")] = False,
 ) -> int:
     """Bring back from the archive what Redis has lost. Interrupted, it goes on where it was when it is run again."""
-    return int(_work("rebuild").rebuild(Flags(ctx), queue, dry_run=dry_run, accept=accept, last=last, yes=yes))
+    how = {"dry_run": dry_run, "accept": accept, "from_archive": from_archive, "last": last, "yes": yes}
+    return int(_work("rebuild").rebuild(Flags(ctx), queue, **how))
 
 
 @app.command()

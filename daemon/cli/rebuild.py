@@ -42,25 +42,32 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What to do. `queue`: None for all, and the schedules."""
+    """What to do. `queue`: None for all, and the schedules. `from_archive`: whose data are accepted too."""
 
     queue: str | None = None
     dry_run: bool = False
     accept: bool = False
+    from_archive: str | None = None
 
 
-def rebuild(flags: Flags, queue: str | None, *, dry_run: bool, accept: bool, last: bool, yes: bool) -> int:
+def rebuild(
+    flags: Flags, queue: str | None, *, dry_run: bool, accept: bool, from_archive: str | None, last: bool, yes: bool
+) -> int:
     """Look at every queue that the archive knows, and do what is wanted of those that lost data."""
     if dry_run + accept + last > 1:
         raise UsageProblem("--dry-run, --accept and --last exclude each other: give one of them")
+    if from_archive is not None and not accept:
+        raise UsageProblem("--from says whose data to accept: give --accept with it")
     settings = flags.settings()
-    wanted = Wanted(queue, dry_run, accept)
+    wanted = Wanted(queue, dry_run, accept, from_archive)
 
     async def work(source: Source, out: Output) -> int:
         async with open_archive(settings, "read" if dry_run or last else "write") as store:
             if last:
                 return await _last(store, source.namespace, out, queue)
-            if accept and not yes and not out.ask("Forget what the archive knows of queues that lost data?"):
+            if from_archive == store.archive_id:
+                raise UsageProblem("--from names the archive that is open: leave it out")
+            if accept and not yes and not out.ask(_question(from_archive)):
                 out.note("nothing was changed")
                 return PROBLEM
             with out.progress() as bar:
@@ -68,6 +75,12 @@ def rebuild(flags: Flags, queue: str | None, *, dry_run: bool, accept: bool, las
             return _tell(out, results, wanted)
 
     return run(flags, work)
+
+
+def _question(from_archive: str | None) -> str:
+    if from_archive is None:
+        return "Forget what the archive knows of queues that lost data?"
+    return f"Is the archive {from_archive} gone for good, and is Redis right as it is?"
 
 
 class _Rebuilder:
@@ -83,6 +96,9 @@ class _Rebuilder:
     async def all(self) -> list[Result]:
         """Schedules first: daemons fire by them as soon as the queues are open."""
         known = [row.queue for row in await self._store.partitions(self._source.namespace)]
+        if self._wanted.from_archive is not None:
+            # A new archive knows none.
+            known = sorted({*known, *await self._source.queues()})
         if self._wanted.queue is not None:
             if self._wanted.queue not in known:
                 names = ", ".join(known[:10]) or "none"
@@ -116,6 +132,14 @@ class _Rebuilder:
 
         partition = Partition(self._source.namespace, queue)
         verdict, seen, _ = await look(self._store, self._source, partition)
+        if self._is_given_up(seen.archive_id):
+            from reclaimd.daemon.archive.taking_over import take_over_partition
+
+            me, gone = my_name(new_id()), seen.archive_id
+            await take_over_partition(
+                self._store, self._source, partition, gone, seen, me=me, events_cap=self._events_cap
+            )
+            return _result(queue, verdict, "accepted", None)
         if (untouched := _untouched(queue, verdict)) is not None:
             return untouched
         store, source, ids = self._store, self._source, new_id
@@ -139,6 +163,9 @@ class _Rebuilder:
         )
         return _result(queue, verdict, "rebuilt", report)
 
+    def _is_given_up(self, archive_id: str) -> bool:
+        return self._wanted.accept and archive_id != "" and archive_id == self._wanted.from_archive
+
     async def _schedules(self, queue: str) -> Result:
         from reclaimd.daemon.archive import restoring_schedules as schedules
         from reclaimd.daemon.archive.records import schedules_of
@@ -148,6 +175,11 @@ class _Rebuilder:
         store, source, namespace = self._store, self._source, self._source.namespace
         self._bar("schedules", 0, None)
         verdict, facts = await schedules.look_at_schedules(store, source, namespace)
+        if self._is_given_up(facts.archive_id):
+            from reclaimd.daemon.archive.taking_over import take_over_schedules
+
+            await take_over_schedules(store, source, namespace, facts.archive_id, me=my_name(new_id()))
+            return _result(queue, verdict, "accepted", None)
         if (untouched := _untouched(queue, verdict)) is not None:
             return untouched
         if self._wanted.dry_run:
@@ -196,10 +228,12 @@ def _tell_one(out: Output, one: Result) -> None:
     name = one.queue or "schedules"
     why = f" ({one.reason})" if one.reason else ""
     if one.action == "refused":
-        out.line(f"{name}: {one.verdict}{why}. Nothing was touched.")
+        out.line(f"{name}: {one.verdict}{why}; nothing was touched.")
     elif one.action == "failed":
         out.line(f"{name}: failed: {one.reason}")
     elif one.action == "accepted":
+        # The reason of a foreign one says what was to be done.
+        why = "" if one.verdict == "foreign" else why
         out.line(f"{name}: {one.verdict}{why}. Redis is taken as it is; the archive reads everything again.")
     elif one.report is not None:
         out.line(f"{name}: {one.verdict}{why}. {_summary(one.report)}")

@@ -34,9 +34,10 @@ def run_alone(flags: Flags, work: Callable[[Output], Awaitable[int]]) -> int:
     out = Output(flags.json)
 
     async def interruptible() -> int:
+        code = INTERRUPTED
         with ended_by_ctrl_c():
-            return await work(out)
-        return INTERRUPTED
+            code = await work(out)
+        return code  # noqa: RET504  (who is interrupted leaves the block too)
 
     return anyio.run(interruptible)
 

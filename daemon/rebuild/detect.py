@@ -16,7 +16,7 @@ def verdict(row: PartitionRow | None, facts: Facts, archive_id: str) -> Verdict:
     `rolled_back`, `partial`: data were lost. `lost`: frozen for such a loss. `rebuilding`: a rebuild of ours runs.
     """
     if facts.exists and facts.archive_id not in {"", archive_id}:
-        return Verdict(kind="foreign", reason=f"it belongs to the archive {facts.archive_id}")
+        return Verdict(kind="foreign", reason=foreign(facts.archive_id))
     if row is None or not row.epoch_id:
         return _unread(facts)
     if not facts.exists:
@@ -28,6 +28,14 @@ def verdict(row: PartitionRow | None, facts: Facts, archive_id: str) -> Verdict:
             return Verdict(kind="lost", reason=f"frozen: {row.verdict}")
         return Verdict(kind="rebuilding", reason=f"rebuild {row.rebuild_id} has begun")
     return _of_epoch(row, facts)
+
+
+def foreign(archive_id: str) -> str:
+    """What is known of data that another archive has, and what to do about it."""
+    return (
+        f"the archive {archive_id} has it: correct redis_url or archive.url, or put that archive back from a backup; "
+        f"if it is gone for good, reclaimd rebuild --accept --from {archive_id}"
+    )
 
 
 def _unread(facts: Facts) -> Verdict:

@@ -6,6 +6,7 @@ The words are those for partitions; what is restored is one fold, so that there 
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from reclaimd.daemon.rebuild.detect import foreign
 from reclaimd.daemon.rebuild.marks import mark_number
 from reclaimd.daemon.rebuild.values import PartitionRow, Unrestorable, Verdict
 from reclaimd.streams.ids import EntryID
@@ -24,7 +25,7 @@ class Judged(NamedTuple):
 def schedules_verdict(row: PartitionRow | None, facts: Facts, archive_id: str) -> Verdict:
     """`row`: the archive's, of which the mark is empty until it has read everything once."""
     if facts.archive_id not in {"", archive_id}:
-        return Verdict(kind="foreign", reason=f"archive {facts.archive_id} has them")
+        return Verdict(kind="foreign", reason=foreign(facts.archive_id))
     if row is not None and row.state != "archiving":
         return Verdict(kind="lost" if row.state == "lost" else "rebuilding", reason=row.verdict)
     if row is None or not row.mark:

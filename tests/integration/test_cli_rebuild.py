@@ -5,13 +5,21 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from reclaimd.daemon.archive.job import Overtaken
+from reclaimd.daemon.archive.restoring_schedules import fold_of
+from reclaimd.daemon.archive.taking_over import take_over_partition
+from reclaimd.daemon.loops.catching_up import look
+from reclaimd.streams.keys import schedule_epoch_key
+from reclaimd.streams.schedules.log import ScheduleLog
 from support.cli import Done, command, environment, reclaimd
 from support.daemons import in_loop
 from support.partitions import assert_same, held
-from support.rebuilds import Ward, ward
+from support.rebuilds import NAMESPACE, Ward, ward
+from support.schedule_logs import upsert
 from support.servers import Server
 from support.waiting import wait_until
 
@@ -109,8 +117,64 @@ async def test_anothers_redis_is_refused(server: Server, tmp_path: Path) -> None
         one.client.hset(one.partition.key("epoch"), "archive_id", "0123456789abcdef")
         done = run("rebuild", "--json")
         assert done.code == 1, done
-        assert [r["action"] for r in done.json["results"] if r["queue"] == "mail"] == ["refused"]
+        [refused] = [r for r in done.json["results"] if r["queue"] == "mail"]
+        assert refused["action"] == "refused"
+        assert "if it is gone for good, reclaimd rebuild --accept --from 0123456789abcdef" in refused["reason"]
         assert run("archive", "status").code == 1
+
+
+@in_loop
+async def test_an_archive_that_is_gone_for_good_is_succeeded(server: Server, tmp_path: Path) -> None:
+    """Its file was deleted, and the daemon has made a new one."""
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        await archived(one)
+        await one.links.use(lambda client: ScheduleLog(client, NAMESPACE).append([upsert("daily")]))
+        gone = one.store.archive_id
+        one.client.hset(schedule_epoch_key(NAMESPACE), mapping={"archive_id": gone, "state": "lost", "mark": "7:a"})
+        before = one.held()
+    run = Program(server, tmp_path / "b.db")
+    async with ward(server, f"sqlite:///{tmp_path}/b.db") as other:
+        assert await other.kind() == "foreign"
+        accept = ("rebuild", "--accept", "--yes", "--json", "--from")
+        done = run(*accept, "0123456789abcdef")
+        assert (done.code, {r["action"] for r in done.json["results"]}) == (1, {"refused"}), done
+        assert run(*accept, other.store.archive_id).code == 2
+        done = run(*accept, gone)
+        assert (done.code, {r["action"] for r in done.json["results"]}) == (0, {"accepted"}), done
+        assert_same(before, other.held())
+        assert await other.kind() == "healthy"
+        await other.archive()
+        assert sum((await other.store.count_tasks(other.partition)).values()) == len(before.tasks)
+        assert set((await fold_of(other.store, NAMESPACE)).rows) == {"daily"}
+
+
+@in_loop
+@pytest.mark.parametrize("known", [False, True])
+async def test_what_the_archive_that_is_gone_had_frozen_is_opened(server: Server, tmp_path: Path, known: bool) -> None:
+    """Also where this one has older data of it, which are not brought back."""
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        if known:
+            one.enqueue("of-old")
+            await one.archive()
+            one.client.flushall()
+        one.enqueue("new")
+        theirs: dict[Any, Any] = {
+            "archive_id": "0123456789abcdef",
+            "state": "rebuilding",
+            "rebuild": "r",
+            "cursor": "tasks|",
+        }
+        one.client.hset(one.partition.key("epoch"), mapping=theirs)
+        judged, seen, _ = await look(one.store, one.links, one.partition)
+        assert judged.kind == "foreign"
+        how: dict[str, Any] = {"me": "me", "events_cap": 1_000}
+        with pytest.raises(Overtaken):
+            await take_over_partition(one.store, one.links, one.partition, "another", seen, **how)
+        await take_over_partition(one.store, one.links, one.partition, seen.archive_id, seen, **how)
+        assert (await one.kind(), one.held().state) == ("healthy", "ok")
+        await one.archive()
+        assert await one.store.count_tasks(one.partition) == {"lane:normal": 1}
+        assert set(one.held().tasks) == {"new"}
 
 
 @in_loop
@@ -131,6 +195,7 @@ async def test_snapshot_archives_what_nobody_else_does(server: Server, tmp_path:
         (["rebuild"], 2, "there is no archive: name it"),
         (["archive", "backup", "x"], 2, "there is no archive"),
         (["rebuild", "--dry-run", "--accept"], 2, "exclude each other"),
+        (["rebuild", "--from", "0123456789abcdef"], 2, "give --accept with it"),
         (["rebuild", "--archive-url", "sqlite:////nowhere/a.db"], 2, "is not there"),
         (["rebuild", "--archive-url", "mysql://x/y"], 2, "archive"),
     ],
