@@ -91,10 +91,13 @@ class Firing:
             return LOOK_AGAIN
         if self.frozen and not await self._thaws():
             return FROZEN
-        while self.roster.retiring and not self.frozen:
+        if self.roster.retiring and not self.frozen:
             await self._retire()
         if await self._pace.repeat(self._size, self._fire):
             return 0.0 if self._is_fresh() else LOOK_AGAIN
+        if self.roster.retiring and not self.frozen:
+            # What was removed by the hundred thousand must not keep waiting what is due.
+            return 0.0
         due = self.roster.timers.next_due()
         return self._longest if due is None else min(self._longest, max(0.0, (due - self._clock.now()) / 1000))
 
