@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple, TypeVar
 
 from reclaimd.streams import codec, redis_log, scripts
 from reclaimd.streams.keys import Partition, queues_key
+from support.zygote import Forked
 
 T = TypeVar("T")
 
@@ -41,18 +43,32 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-P", "-m", "reclaimd", *args]
 
 
-def reclaimd(*args: str, stdin: str = "", timeout: float = 60, env: Mapping[str, str] | None = None) -> Done:
-    """Run the program to its end."""
-    done = subprocess.run(
-        command(*args),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=environment(**(env or {})),
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+def reclaimd(
+    *args: str, stdin: str = "", timeout: float = 60, env: Mapping[str, str] | None = None, anew: bool = False
+) -> Done:
+    """Run the program to its end. `anew`: by a Python that imports what it needs, and nothing else."""
+    given = environment(**(env or {}))
+    if anew:
+        done = subprocess.run(
+            command(*args), input=stdin, capture_output=True, text=True, timeout=timeout, env=given, check=False
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+    with TemporaryFile() as out, TemporaryFile() as err:
+        given_stdin, write = os.pipe()
+        # A pipe holds so much before anybody reads.
+        assert len(stdin) < 16_000
+        os.write(write, stdin.encode())
+        os.close(write)
+        process = Forked(args, stdin=given_stdin, stdout=out.fileno(), stderr=err.fileno(), env=given)
+        os.close(given_stdin)
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        for file in (out, err):
+            file.seek(0)
+        return Done(code, out.read().decode(), err.read().decode())
 
 
 class Scene:
