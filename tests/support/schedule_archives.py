@@ -104,9 +104,11 @@ class Archived:
 
 
 @asynccontextmanager
-async def archived(server: Server, folder: Path, me: str = "one", rebuild: str = "auto") -> AsyncIterator[Archived]:
-    """An archive in `folder`; daemons with the same folder share it."""
-    url = f"sqlite:///{folder / 'archive.db'}"
+async def archived(
+    server: Server, folder: Path | str, me: str = "one", rebuild: str = "auto"
+) -> AsyncIterator[Archived]:
+    """An archive in `folder`, or at a URL; daemons with the same one share it."""
+    url = folder if isinstance(folder, str) else f"sqlite:///{folder / 'archive.db'}"
     settings = settings_for(server)
     archive = msgspec.structs.replace(settings.archive, url=url, rebuild=rebuild)
     settings = msgspec.structs.replace(settings, archive=archive)
