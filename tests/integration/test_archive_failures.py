@@ -26,22 +26,6 @@ from support.servers import free_port
 from support.waiting import await_until, wait_until
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Postgres]:
-    postgres = Postgres().create()
-    yield postgres
-    postgres.remove()
-
-
-@pytest.fixture
-def postgres(shared: Postgres) -> Postgres:
-    """Running and empty."""
-    if not shared.running:
-        shared.start()
-    shared.sql("DROP SCHEMA public CASCADE", "CREATE SCHEMA public", "DROP ROLE IF EXISTS reader")
-    return shared
-
-
 async def refused(url: str) -> ArchiveFailed:
     """Why it cannot be opened."""
     with pytest.raises(ArchiveFailed) as caught:

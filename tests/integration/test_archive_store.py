@@ -1,8 +1,6 @@
 """The archive on SQLite and on a real PostgreSQL: what a commit leaves, who may write, what is forgotten."""
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, text
@@ -30,35 +28,8 @@ from reclaimd.daemon.rebuild.values import (
 from reclaimd.streams.keys import Partition
 from support.archive_rows import MAIL, ME, event, task, upserts
 from support.daemons import in_loop
-from support.postgres import Postgres
 
 KINDS = ("sqlite", "postgresql")
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Postgres]:
-    postgres = Postgres().create()
-    yield postgres
-    postgres.remove()
-
-
-@pytest.fixture
-def postgres(shared: Postgres) -> Postgres:
-    """Running and empty."""
-    if not shared.running:
-        shared.start()
-    shared.sql("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
-    return shared
-
-
-@pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an archive that does not exist yet."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/archive.db"
-    started = request.getfixturevalue("postgres")
-    assert isinstance(started, Postgres)
-    return started.url()
 
 
 async def row_of(store: Store, partition: Partition = MAIL) -> PartitionRow:

@@ -4,7 +4,6 @@ import asyncio
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -27,20 +26,6 @@ from support.daemons import Daemon, Queue, in_loop, queue_on, running
 from support.postgres import Postgres
 from support.servers import Server
 from support.waiting import await_until, wait_until
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    """One server for all tests of this file that need it; those which stop it start it again."""
-    server = Postgres().create()
-    yield server
-    server.remove()
-
-
-def fresh_database(postgres: Postgres) -> str:
-    """The URL of an empty archive."""
-    postgres.sql("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
-    return postgres.url()
 
 
 async def wait_sample(daemon: Daemon, value: float, name: str, timeout: float = 15.0, **labels: str) -> None:
@@ -126,7 +111,7 @@ async def test_what_was_there_before_its_archive_is_archived(server: Server, tmp
 @pytest.mark.flavours("valkey")
 @in_loop
 async def test_it_follows_in_postgresql(server: Server, postgres: Postgres) -> None:
-    url = fresh_database(postgres)
+    url = postgres.url()
     async with queue_on(server) as queue, running(with_archive(server, url)):
         life = Life(queue, seed=3)
         for _ in range(3):
@@ -320,7 +305,7 @@ async def test_a_database_that_was_deleted_is_made_anew(server: Server, tmp_path
 @pytest.mark.flavours("valkey")
 @in_loop
 async def test_postgresql_that_is_stopped(server: Server, postgres: Postgres) -> None:
-    url = fresh_database(postgres)
+    url = postgres.url()
     async with queue_on(server) as queue, running(with_archive(server, url)) as daemon:
         queue.enqueue(3)
         await wait_same(url, queue)

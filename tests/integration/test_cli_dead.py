@@ -1,20 +1,10 @@
 """`dead list`, `show`, `redrive`, `purge`."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from support.cli import Scene
-from support.servers import Server
 
 pytestmark = pytest.mark.flavours("valkey")
-
-
-@pytest.fixture
-def scene(server: Server) -> Iterator[Scene]:
-    scene = Scene(server.url)
-    yield scene
-    scene.close()
 
 
 def test_list_filters_and_pages(scene: Scene) -> None:

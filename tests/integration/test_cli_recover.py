@@ -1,18 +1,8 @@
 """`recover`, `cleanup`, `release`: what they bring back, from whom, and that a dry run changes nothing."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from support.cli import Scene
-from support.servers import Server
-
-
-@pytest.fixture
-def scene(server: Server) -> Iterator[Scene]:
-    scene = Scene(server.url)
-    yield scene
-    scene.close()
 
 
 def two_die_holding_three(scene: Scene) -> None:

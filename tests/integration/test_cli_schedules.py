@@ -3,7 +3,6 @@
 import os
 import pty
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,11 @@ from reclaimd.streams.keys import schedule_events_key, schedule_problems_key
 from reclaimd.streams.schedules.events import Event, encode, upserted
 from reclaimd.streams.schedules.model import Cron, Every, Schedule
 from support.cli import Done, Scene, command, environment
-from support.servers import Server, free_port
+from support.servers import free_port
 
 pytestmark = pytest.mark.flavours("valkey")
 
 DIGEST = ("schedules", "add", "digest", "--task", "send", "--queue", "mail", "--cron", "0 9 * * 1-5")
-
-
-@pytest.fixture
-def scene(server: Server) -> Iterator[Scene]:
-    scene = Scene(server.url)
-    yield scene
-    scene.close()
 
 
 def append(scene: Scene, *events: Event | bytes) -> None:

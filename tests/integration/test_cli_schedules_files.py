@@ -1,7 +1,6 @@
 """`schedules import` and `export`: all or nothing, and what goes out comes back the same."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from reclaimd.streams.keys import schedule_events_key
 from reclaimd.streams.schedules.events import encode, upserted
 from reclaimd.streams.schedules.model import Every, Schedule
 from support.cli import Scene
-from support.servers import Server
 
 pytestmark = pytest.mark.flavours("valkey")
 
@@ -36,13 +34,6 @@ queue = "low"
 every = "1h30m"
 args = '{"none": null, "big": 18446744073709551615}'
 """
-
-
-@pytest.fixture
-def scene(server: Server) -> Iterator[Scene]:
-    scene = Scene(server.url)
-    yield scene
-    scene.close()
 
 
 def test_what_goes_out_comes_back_the_same(scene: Scene, tmp_path: Path) -> None:

@@ -1,18 +1,9 @@
 """`status`, `workers`, `queues`: what they count, against states made by script calls."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from support.cli import Scene
 from support.servers import Server
-
-
-@pytest.fixture
-def scene(server: Server) -> Iterator[Scene]:
-    scene = Scene(server.url)
-    yield scene
-    scene.close()
 
 
 def a_full_queue(scene: Scene) -> None:

@@ -1,21 +1,12 @@
 """`enqueue`, `tasks list` and `explain`: a task from its beginning to its end."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from reclaimd.streams import scripts
 from support.cli import Scene
-from support.servers import Server
-
-
-@pytest.fixture
-def scene(server: Server) -> Iterator[Scene]:
-    scene = Scene(server.url)
-    yield scene
-    scene.close()
 
 
 def listed(scene: Scene, state: str, *more: str) -> list[dict[str, Any]]:

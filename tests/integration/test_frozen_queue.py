@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -21,13 +20,6 @@ OURS = "a" * 16
 MARK = "1:00000000"
 
 pytestmark = pytest.mark.flavours("valkey")
-
-
-@pytest.fixture
-def scene(server: Server) -> Iterator[Scene]:
-    scene = Scene(server.url)
-    yield scene
-    scene.close()
 
 
 def adopt(scene: Scene) -> None:

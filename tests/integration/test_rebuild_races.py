@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from reclaimd.daemon.loops.catching_up import look
 from reclaimd.streams.errors import RedisUnreachable
 from support.daemons import in_loop
 from support.partitions import assert_same
-from support.postgres import Postgres
 from support.rebuilds import EVENTS_CAP, ME, Meddling, Ward, ward
 from support.servers import FreshServer, Server
 
@@ -31,17 +29,6 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "RESTORE_ROWS", 3)
     monkeypatch.setattr(restoring, "PAGE", 5)
     monkeypatch.setattr(restoring_fired, "ROWS", 1)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Of an archive that does not exist yet."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/archive.db"
-        return
-    postgres = Postgres().create()
-    yield postgres.url()
-    postgres.remove()
 
 
 class Killed(Exception):

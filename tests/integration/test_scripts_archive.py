@@ -1,7 +1,5 @@
 """`adopt` and `tail`: what an archive begins with, and what it reads."""
 
-from collections.abc import Iterator
-
 import pytest
 import redis
 
@@ -10,14 +8,6 @@ from reclaimd.streams import archive_scripts as arc
 from reclaimd.streams import events as ev
 from reclaimd.streams import scripts
 from reclaimd.streams.keys import STREAMS
-from support.servers import Server
-
-
-@pytest.fixture
-def lab(server: Server) -> Iterator[Archived]:
-    lab = Archived(server)
-    yield lab
-    lab.close()
 
 
 def test_an_archive_begins_an_epoch_where_there_is_none(lab: Archived) -> None:

@@ -1,7 +1,6 @@
 """What others wrote or deleted: foreign entries, vanished keys and groups, wrong types, another layout."""
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from reclaimd.streams import scripts
 from reclaimd.streams.errors import LayoutMismatch
 from reclaimd.streams.occurrence_scripts import retire
 from reclaimd.streams.redis_log import translate
-from support.servers import Server
 
 GOOD = ("task", "f", "at", "1", "lane", "high", "max", "5")
 FOREIGN: dict[str, tuple[Any, ...]] = {
@@ -33,13 +31,6 @@ FOREIGN: dict[str, tuple[Any, ...]] = {
     "3,000 fields": tuple(f"f{i}" for i in range(6000)),
     "an empty field": ("", ""),
 }
-
-
-@pytest.fixture
-def lab(server: Server) -> Iterator[Lab]:
-    lab = Lab(server)
-    yield lab
-    lab.close()
 
 
 @pytest.mark.parametrize("stream", ["lane:high", "suspect"])

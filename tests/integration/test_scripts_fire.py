@@ -1,7 +1,6 @@
 """`fire`: every status, every guard, and what each writes."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,14 +15,6 @@ from reclaimd.streams.events import (
     decode_batch,
 )
 from reclaimd.streams.occurrence_scripts import Fired, FireRow, RunRow, SkipRow, fired_rows
-from support.servers import Server
-
-
-@pytest.fixture
-def lab(server: Server) -> Iterator[Lab]:
-    lab = Lab(server)
-    yield lab
-    lab.close()
 
 
 def told(lab: Lab) -> list[Any]:

@@ -1,6 +1,6 @@
 """Overlap: what becomes of the next instant while a task is open, and each way in which that one ends or does not."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -8,17 +8,10 @@ from property.lab import NOON, Lab, verdict
 from reclaimd.streams import scripts
 from reclaimd.streams.codec import Outcome
 from reclaimd.streams.occurrence_scripts import Fired, FireOverlap
-from support.servers import FreshServer, Server
+from support.servers import FreshServer
 
 OPEN = f"s:1-0:{NOON}"
 NEXT = f"s:1-0:{NOON + 1}"
-
-
-@pytest.fixture
-def lab(server: Server) -> Iterator[Lab]:
-    lab = Lab(server)
-    yield lab
-    lab.close()
 
 
 def fire_two(lab: Lab, overlap: FireOverlap, *, most: int = 5) -> list[str]:

@@ -1,6 +1,5 @@
 """A partition that lost data: `freeze`, and what all other scripts do meanwhile."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,23 +8,6 @@ import redis
 from property.archived_lab import FIRST, OURS, Archived, restored
 from property.lab import NOON
 from reclaimd.streams import scripts
-from support.servers import Server
-
-
-@pytest.fixture
-def lab(server: Server) -> Iterator[Archived]:
-    lab = Archived(server)
-    yield lab
-    lab.close()
-
-
-@pytest.fixture
-def frozen(lab: Archived) -> Archived:
-    """Adopted, emptied, and a rebuild `r1` has begun."""
-    lab.adopt()
-    lab.do("FLUSHALL")
-    assert lab.freeze() == ("ok", "")
-    return lab
 
 
 def test_a_freeze_is_of_what_was_seen(lab: Archived) -> None:

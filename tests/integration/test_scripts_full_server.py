@@ -1,6 +1,6 @@
 """A server at maxmemory that evicts nothing: new work is refused whole, everything that frees memory goes on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,14 +11,6 @@ from reclaimd.streams import scripts
 from reclaimd.streams.codec import Outcome
 from reclaimd.streams.errors import RedisFull
 from reclaimd.streams.redis_log import translate
-from support.servers import Server
-
-
-@pytest.fixture
-def lab(server: Server) -> Iterator[Lab]:
-    lab = Lab(server)
-    yield lab
-    lab.close()
 
 
 def refused(lab: Lab, call: scripts.Call[Any]) -> bool:

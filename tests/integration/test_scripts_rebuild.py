@@ -1,6 +1,5 @@
 """`restore`, `drop` and `finish`: a partition is made whole from its archive."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,23 +11,6 @@ from reclaimd.streams import archive_scripts as arc
 from reclaimd.streams import events as ev
 from reclaimd.streams import scripts
 from reclaimd.streams.keys import STREAMS
-from support.servers import Server
-
-
-@pytest.fixture
-def lab(server: Server) -> Iterator[Archived]:
-    lab = Archived(server)
-    yield lab
-    lab.close()
-
-
-@pytest.fixture
-def frozen(lab: Archived) -> Archived:
-    """Adopted, emptied, and a rebuild `r1` has begun."""
-    lab.adopt()
-    lab.do("FLUSHALL")
-    assert lab.freeze() == ("ok", "")
-    return lab
 
 
 def test_every_place_gets_its_tasks(frozen: Archived) -> None:

@@ -1,20 +1,12 @@
 """A reclaim pass: its order, its bounds, who is in it, and that its cost follows the damage."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from property.lab import Lab, verdict
 from reclaimd.streams import scripts
-from support.servers import FreshServer, Server
-
-
-@pytest.fixture
-def lab(server: Server) -> Iterator[Lab]:
-    lab = Lab(server)
-    yield lab
-    lab.close()
+from support.servers import FreshServer
 
 
 def deal(lab: Lab, tokens: dict[str, str], tasks: int, lane: str = "normal", first: int = 0) -> None:

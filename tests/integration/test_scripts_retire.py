@@ -1,7 +1,5 @@
 """`retire`: schedules that fire in a partition no more; and full servers, for `fire` and `retire`."""
 
-from collections.abc import Iterator
-
 import pytest
 import redis
 
@@ -10,16 +8,8 @@ from reclaimd.streams.errors import RedisFull
 from reclaimd.streams.keys import Partition
 from reclaimd.streams.occurrence_scripts import Fired, RetireReply, Row, RunRow, SkipRow, retire
 from reclaimd.streams.redis_log import translate
-from support.servers import Server
 
 OPEN = f"s:1-0:{NOON}"
-
-
-@pytest.fixture
-def lab(server: Server) -> Iterator[Lab]:
-    lab = Lab(server)
-    yield lab
-    lab.close()
 
 
 def put(lab: Lab, *pairs: tuple[str, str]) -> RetireReply:

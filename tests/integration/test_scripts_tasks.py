@@ -1,7 +1,6 @@
 """enqueue, settlements, promote, redrive, purge, pause, cleanup, retain: what each does, and does only once."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 import redis
@@ -9,14 +8,6 @@ import redis
 from property.lab import NOON, Lab, verdict
 from reclaimd.streams import scripts
 from reclaimd.streams.codec import Outcome
-from support.servers import Server
-
-
-@pytest.fixture
-def lab(server: Server) -> Iterator[Lab]:
-    lab = Lab(server)
-    yield lab
-    lab.close()
 
 
 def test_an_enqueue_sent_again_is_a_duplicate(lab: Lab) -> None:

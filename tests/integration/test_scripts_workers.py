@@ -1,20 +1,10 @@
 """join, turn, beat, leave, release: who holds a worker ID, for how long, and what a fenced one can still do."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from property.lab import LEASE, NOON, Lab, verdict
 from property.snapshot import token_of
 from reclaimd.streams import scripts
-from support.servers import Server
-
-
-@pytest.fixture
-def lab(server: Server) -> Iterator[Lab]:
-    lab = Lab(server)
-    yield lab
-    lab.close()
 
 
 def nonce(token: str) -> str:

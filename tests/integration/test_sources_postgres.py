@@ -1,7 +1,6 @@
 """A source in PostgreSQL: a real server, with passwords, permissions and types of its own."""
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,22 +31,11 @@ INSERT INTO jobs (name, task, queue, cron, tz, every, start, args, enabled) VALU
 """
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Postgres]:
-    postgres = Postgres().create()
-    yield postgres
-    postgres.remove()
-
-
 @pytest.fixture
-def postgres(shared: Postgres) -> Postgres:
-    """Running, with one table of three rows and a reader who may do nothing yet."""
-    if not shared.running:
-        shared.start()
-    shared.sql("DROP SCHEMA public CASCADE", "CREATE SCHEMA public", TABLE, ROWS)
-    shared.sql("DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN PASSWORD 'hunter3'")
-    shared.sql("GRANT USAGE ON SCHEMA public TO reader")
-    return shared
+def postgres(postgres: Postgres) -> Postgres:
+    """With one table of three rows and a reader who may do nothing yet."""
+    postgres.sql(TABLE, ROWS, "CREATE ROLE reader LOGIN PASSWORD 'hunter3'", "GRANT USAGE ON SCHEMA public TO reader")
+    return postgres
 
 
 def source(url: str | None, url_file: Path | None = None) -> SourceSettings:
