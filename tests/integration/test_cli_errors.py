@@ -4,7 +4,7 @@ import os
 import pty
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,6 @@ from support.servers import Server, free_port
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.flavours("valkey")
-
-
-@pytest.fixture
-def scene(server: Server) -> Iterator[Scene]:
-    scene = Scene(server.url)
-    yield scene
-    scene.close()
 
 
 def complaint(done: Done, code: int) -> str:
@@ -41,18 +34,18 @@ def test_version_needs_no_redis_and_no_valid_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    "args",
+    ("args", "cure"),
     [
-        ["stat"],
-        ["status", "--nope"],
-        ["explain"],
-        ["tasks", "list", "--state", "odd"],
-        ["worker", "no-app"],
-        ["serve", "--listen", "nowhere"],
+        (["stat"], "Did you mean 'status'?"),
+        (["status", "--nope"], "see reclaimd status --help"),
+        (["explain"], "Missing argument 'TASK_ID'"),
+        (["tasks", "list", "--state", "odd"], "say --state waiting, active, delayed, dead"),
+        (["worker", "no-app"], "say MODULE:APP"),
+        (["serve", "--listen", "nowhere"], "say 127.0.0.1:9417"),
     ],
 )
-def test_usage(args: list[str]) -> None:
-    complaint(reclaimd("--redis-url", "redis://127.0.0.1:1/0", *args, "--json"), 2)
+def test_usage(args: list[str], cure: str) -> None:
+    assert cure in complaint(reclaimd("--redis-url", "redis://127.0.0.1:1/0", *args, "--json"), 2)
 
 
 def test_a_wrong_setting_is_usage(tmp_path: Path) -> None:

@@ -6,11 +6,15 @@ import time
 import pytest
 
 from reclaimd.daemon.loops import narrator
+from reclaimd.streams import scripts
+from support.archives import verdict_on
 from support.daemons import Daemon, Queue, captured, in_loop, lines_of, queue_on, running, settings_for
 from support.servers import Server
 from support.waiting import await_until
 
 LEASE = 500
+OVER = 150
+"""Redis trims streams by nodes of a hundred entries."""
 
 
 def orphans(queue: Queue, worker: str, count: int, lease_ms: int = LEASE) -> None:
@@ -18,6 +22,17 @@ def orphans(queue: Queue, worker: str, count: int, lease_ms: int = LEASE) -> Non
     queue.enqueue(count)
     token = queue.join(worker, lease_ms)
     assert len(queue.take(worker, token, count)) == count
+
+
+def bury(queue: Queue, worker: str, count: int) -> None:
+    """So many dead letters of a worker that lives on, and at least so many events."""
+    token = queue.join(worker, 60_000)
+    for _ in range(count):
+        queue.enqueue()
+    taken = queue.take(worker, token, count)
+    verdicts = [verdict_on(delivery, "dead") for delivery in taken]
+    queue.call(scripts.turn(queue.partition, worker, token, scripts.Turn(0, False, verdicts)))
+    assert queue.length("dead") == count
 
 
 @in_loop
@@ -161,8 +176,12 @@ async def test_what_is_over_the_limits_goes(server: Server) -> None:
     async with queue_on(server) as mail:
         orphans(mail, "w1", 1)
         await await_until(lambda: mail.view()["expired"] == 1, "the worker to expire")
+        bury(mail, "w2", OVER)
         limits = {"gone_retention_ms": 0, "dead_retention_ms": 1_000, "events_retention_ms": 1_000}
         with captured() as lines:
             async with running(settings_for(server, **limits)):
                 await await_until(lambda: mail.view()["gone"] == 0, "the worker's row to be forgotten")
                 await await_until(lambda: lines_of(lines, "workers forgotten"), "that to be told")
+                await await_until(lambda: mail.length("dead") < OVER, "dead letters to be trimmed")
+                await await_until(lambda: mail.length("events") < OVER, "events to be trimmed")
+        assert list(mail.raw("HGETALL", mail.partition.key("workers"))) == [b"w2"]

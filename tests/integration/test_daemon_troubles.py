@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
 
 from reclaimd.daemon.http import ListenRefused
 from reclaimd.daemon.supervisor import run
@@ -124,6 +125,9 @@ async def test_a_full_server_still_recovers(fresh_server: FreshServer) -> None:
         mail.raw("CONFIG", "SET", "maxmemory", "1")
         async with running(settings_for(server)):
             await await_until(lambda: mail.length("recovered:normal") == 5, "the tasks to come back")
+            assert mail.view()["counters"]["reclaimed:lease_expired"] == 5
+            with pytest.raises(redis.exceptions.OutOfMemoryError):
+                mail.enqueue()
 
 
 @in_loop
@@ -136,6 +140,8 @@ async def test_flushed_data_are_noticed_and_new_data_served(server: Server) -> N
                 await await_until(lambda: lines_of(lines, "data lost or replaced"), "the loss to be told")
                 mail.enqueue(delay_ms=100)
                 await await_until(lambda: mail.length("lane:normal") == 1, "the task to be promoted")
+        assert mail.view()["delayed"] == 0
+        assert [line["queue"] for line in lines_of(lines, "data lost or replaced")] == ["mail"]
 
 
 @in_loop
