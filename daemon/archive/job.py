@@ -84,6 +84,10 @@ class Kept:
         """This row is not restored."""
         self._covered.add(_name(task_id, letter))
 
+    def uncover(self, task_id: str, letter: str) -> None:
+        """It is, after all, unless it is found to be there."""
+        self._covered.discard(_name(task_id, letter))
+
     def note(self, task_id: str, place: str, schedule: str) -> None:
         """A task that is there once the rebuild has ended."""
         if place == QUEUED:

@@ -42,6 +42,7 @@ async def remove(job: Job, *, dry_run: bool = False) -> Place:
     await _judge(job, ended, dry_run=dry_run)
     following = Place("tasks")
     if not dry_run:
+        await _note_released(job)
         to = str(following)
         await job.step(restore_seen(job.partition, job.rebuild_id, (_HERE, to), ()), to)
     return following
@@ -110,6 +111,13 @@ async def _judge(job: Job, ended: Mapping[str, Ended], *, dry_run: bool) -> None
         scan = Scan(job.redis, job.partition)
         async for _ in scan.delayed():
             pass
+
+
+async def _note_released(job: Job) -> None:
+    """What waited for a task that was removed has gone to its lane."""
+    waiting = {one.task_id async for page in Scan(job.redis, job.partition).queued() for one in page}
+    job.kept.open |= job.kept.queued - waiting
+    job.kept.queued &= waiting
 
 
 async def _bring_strays(job: Job, strays: Mapping[str, bytes], *, dry_run: bool) -> None:

@@ -49,7 +49,7 @@ class Scan:
 
     async def tasks(self) -> AsyncIterator[list[Present]]:
         """All tasks by pages, each of one place: queued ones first, streams in reading order, delayed, dead letters."""
-        async for page in self._queued():
+        async for page in self.queued():
             yield page
         for name in STREAMS:
             async for page in self._entries(name):
@@ -89,7 +89,8 @@ class Scan:
                     self.strays[task_id.decode(errors="replace")] = body
             yield page
 
-    async def _queued(self) -> AsyncIterator[list[Present]]:
+    async def queued(self) -> AsyncIterator[list[Present]]:
+        """What waits for the open task of its schedule."""
         async for kept in self._scan("queued", "hscan"):
             page = [
                 _stored(body, QUEUED, stored_task(body), schedule.decode(errors="replace"))

@@ -1,16 +1,17 @@
 """What happened between the archive's last look and the loss, where Redis can still tell.
 
-It can where the last event that the archive knows is in Redis too: what follows that one is how things went on.
+It can where the last event that the archive knows is in Redis too: what follows that one is how things went on. After a
+rebuild the archive has read none yet; then it can where Redis still has the mark that the archive knows.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
 from reclaimd.daemon.archive.job import Job
 from reclaimd.daemon.rebuild.occurrences import FiredFold
-from reclaimd.daemon.rebuild.values import EVENTS, EndedWhy, FiredRow
+from reclaimd.daemon.rebuild.values import DEAD, EVENTS, EndedWhy, FiredRow
 from reclaimd.streams import events as ev
 from reclaimd.streams.redis_log import AsyncClient
 
@@ -22,26 +23,39 @@ _batch = msgspec.json.Decoder(list[dict[str, Any]])
 async def note_what_followed(job: Job) -> None:
     """What ended is not restored, what was fired of schedules counts as fired, what was delayed has its instant."""
     key, position = job.partition.key("events"), job.row.positions.get(EVENTS, "")
-    low = position
+    if not position and not await _goes_on(job):
+        return
+    low = position or "-"
 
     async def ask(client: AsyncClient) -> Any:
         return await client.xrange(key, low, "+", count=EVENT_PAGE)
 
     fold = _Fold(job)
-    while position:
+    while True:
         found = await job.redis.use(ask)
-        if low == position and (not found or found[0][0].decode() != position):
+        if position and low == position and (not found or found[0][0].decode() != position):
             return
         read = [(entry_id.decode(), fields.get(b"e", b"")) for entry_id, fields in found]
         for _, e in read:
             for why, row in endings(e):
                 job.kept.cover(row[0], row[1] if why == "purged" else "")
+            for task_id in _begun(e):
+                job.kept.uncover(task_id, "")
             job.kept.due.update(_delays(e))
         await fold.take(entry for entry in read if entry[0] != position)
         if len(found) < EVENT_PAGE:
             break
         low = f"({read[-1][0]}"
     job.kept.fired.update((row.schedule, row) for row in fold.rows())
+
+
+async def _goes_on(job: Job) -> bool:
+    """Whether these are the data that the archive knows, and not older ones: what their events say is what happened."""
+
+    async def ask(client: AsyncClient) -> list[bytes | None]:
+        return cast("list[bytes | None]", await client.hmget(job.partition.key("epoch"), ["mark", "mark_before"]))
+
+    return bool(job.row.mark) and job.row.mark.encode() in await job.redis.use(ask)
 
 
 def endings(e: bytes) -> Iterator[tuple[EndedWhy, list[Any]]]:
@@ -58,9 +72,21 @@ def endings(e: bytes) -> Iterator[tuple[EndedWhy, list[Any]]]:
             yield from ((why, row) for row in event.get("tasks", ()))
 
 
+def _begun(e: bytes) -> Iterator[str]:
+    """Tasks that begin with a batch, or come back: what ended before was another life of theirs."""
+    if b'"Enqueued"' not in e and b'"Restored"' not in e and b'"OccurrenceFired"' not in e:
+        return
+    for event in ev.decode_batch("0", e, "").events:
+        match event:
+            case ev.Enqueued(tasks=begun) | ev.OccurrenceFired(tasks=begun):
+                yield from (row.task_id for row in begun)
+            case ev.Restored(tasks=restored):
+                yield from (row.task_id for row in restored if row.place != DEAD)
+
+
 def _delays(e: bytes) -> Iterator[tuple[str, int]]:
     """Tasks that a batch delays, and until when."""
-    if b'"Enqueued"' not in e and b'"Retried"' not in e:
+    if b'"Enqueued"' not in e and b'"Retried"' not in e and b'"Restored"' not in e:
         return
     for event in ev.decode_batch("0", e, "").events:
         match event:
@@ -68,6 +94,8 @@ def _delays(e: bytes) -> Iterator[tuple[str, int]]:
                 yield from ((row.task_id, row.due) for row in accepted if row.due > 0)
             case ev.Retried(tasks=retried):
                 yield from ((row.task_id, row.due) for row in retried)
+            case ev.Restored(tasks=restored):
+                yield from ((row.task_id, row.due) for row in restored if row.due > 0)
 
 
 class _Fold:
