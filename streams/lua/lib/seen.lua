@@ -13,8 +13,11 @@ local function seen_sets()
   if bucket ~= known then
     -- First, because at maxmemory an UNLINK would open the door to all that follows in an enqueue.
     redis.call('HSET', K.clock, 'seen', string.format('%.0f', bucket))
-    redis.call('UNLINK', current)
-    if bucket ~= (known or 0) + 1 then
+    -- When the clock was lost, nobody knows how old they are: too long does less harm than not long enough.
+    if known then
+      redis.call('UNLINK', current)
+    end
+    if known and bucket ~= known + 1 then
       redis.call('UNLINK', before)
     end
   end
