@@ -2,7 +2,6 @@
 
 import random
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from reclaimd.streams.codec import Delivery, Settlement, settle
 from reclaimd.streams.keys import SENTINEL, STREAMS
 from reclaimd.streams.occurrence_scripts import FireRow, fire
 from reclaimd.streams.settings import Settings
-from support.cli import command, environment
+from support.cli import environment, started
 from support.daemons import NAMESPACE, Queue, settings_for
 from support.servers import Server, free_port
 from support.waiting import await_until, wait_until
@@ -211,9 +210,7 @@ class Served:
         given = {"RECLAIMD_ARCHIVE_URL": url, "RECLAIMD_REDIS_URL": server.url, "RECLAIMD_NAMESPACE": NAMESPACE}
         given |= {"RECLAIMD_LISTEN": f"127.0.0.1:{self.port}", **env}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command("serve"), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(**given)
-            )
+            self.process = started("serve", log=log, env=environment(**given))
 
     def kill9(self) -> None:
         """Nobody is told."""

