@@ -102,8 +102,17 @@ class RedisUnreachable(ReclaimdError):
         )
 
 
-class Unusable(Enum):
-    """Why a Redis that answers cannot be used: what is wrong, the cure, and whether waiting can help."""
+class Obstacle(Enum):
+    """Why something cannot be used: `what` is wrong with it, the `cure`, and whether it can pass by itself."""
+
+    def __init__(self, what: str, cure: str, waiting_helps: bool) -> None:
+        self.what = what
+        self.cure = cure
+        self.waiting_helps = waiting_helps
+
+
+class Unusable(Obstacle):
+    """Why a Redis that answers cannot be used."""
 
     PASSWORD = (
         "refuses the user name or password",
@@ -125,11 +134,6 @@ class Unusable(Enum):
     )
     NOT_REDIS = ("does not speak the Redis protocol", "check the host, the port and TLS (redis:// or rediss://)", False)
     LAYOUT = ("holds another layout of keys", "run one version of reclaimd against this namespace", False)
-
-    def __init__(self, what: str, cure: str, waiting_helps: bool) -> None:
-        self.what = what
-        self.cure = cure
-        self.waiting_helps = waiting_helps
 
 
 class RedisUnusable(ReclaimdError):

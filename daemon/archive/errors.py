@@ -1,14 +1,13 @@
 """What can be wrong with an archive, and what to do about it. Knows no database driver."""
 
-from enum import Enum
 from typing import ClassVar
 
 from reclaimd.streams.addresses import redacted
-from reclaimd.streams.errors import ReclaimdError
+from reclaimd.streams.errors import Obstacle, ReclaimdError
 
 
-class Trouble(Enum):
-    """Why an archive cannot be used now: what is wrong, the cure, and whether waiting can help."""
+class Trouble(Obstacle):
+    """Why an archive cannot be used now."""
 
     URL = ("is named by a URL that cannot be used", "correct archive.url", False)
     DRIVER = ("needs a driver that is not installed", "install reclaimd[postgresql]", False)
@@ -37,11 +36,6 @@ class Trouble(Enum):
         False,
     )
     OTHER = ("fails", "look into the log of the database", True)
-
-    def __init__(self, what: str, cure: str, waiting_helps: bool) -> None:
-        self.what = what
-        self.cure = cure
-        self.waiting_helps = waiting_helps
 
 
 class ArchiveFailed(ReclaimdError):

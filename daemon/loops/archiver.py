@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from reclaimd.daemon.archive.errors import ArchiveFailed, OwnerLost
 from reclaimd.daemon.archive.following import Following, Found
 from reclaimd.daemon.loops.backlog import Backlog
-from reclaimd.daemon.loops.ownership import BEAT_SECONDS, Claims
+from reclaimd.daemon.loops.ownership import BEAT_SECONDS, Shared
 from reclaimd.daemon.loops.repair import LOSS, SOON, Repair
 from reclaimd.daemon.loops.shell import Context, Loop
 from reclaimd.daemon.rebuild.values import EVENTS, PartitionRow
@@ -32,15 +32,9 @@ NOTHING: Final = "0-0"
 log = get_logger(__name__)
 
 
-class Archive(Protocol):
-    """What the archivers of all partitions share. `me`: this daemon's name as an owner; `kept`: events in a stream."""
+class Archive(Shared, Protocol):
+    """What the archivers of all partitions share. `rebuilt`: a queue is open again; `kept`: events in its stream."""
 
-    me: str
-    claims: Claims
-
-    async def store(self) -> "Store": ...
-    def failed(self, queue: str, error: ArchiveFailed) -> float: ...
-    def worked(self, queue: str) -> None: ...
     def rebuilt(self, queue: str) -> None: ...
     def kept(self, queue: str) -> int: ...
 

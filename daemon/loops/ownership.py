@@ -8,10 +8,14 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
+from reclaimd.daemon.archive.errors import ArchiveFailed
 from reclaimd.daemon.rebuild.values import Ownership
 from reclaimd.streams.worker.locks import boot_id
+
+if TYPE_CHECKING:
+    from reclaimd.daemon.archive.store import Store
 
 BEAT_SECONDS: Final = 2.0
 TAKE_OVER_SECONDS: Final = 6.0
@@ -54,6 +58,17 @@ class Claims:
     def forget(self, queue: str) -> None:
         """Begin to watch anew: the owner changed, or the archive could not be asked meanwhile."""
         self._seen.pop(queue, None)
+
+
+class Shared(Protocol):
+    """What all archivers of a daemon share. `me`: its name as an owner."""
+
+    me: str
+    claims: Claims
+
+    async def store(self) -> "Store": ...
+    def failed(self, queue: str, error: ArchiveFailed) -> float: ...
+    def worked(self, queue: str) -> None: ...
 
 
 def _pid_namespace() -> str:

@@ -2,14 +2,14 @@
 
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import redis
 from anyio.abc import TaskGroup
 
 from reclaimd.daemon.archive.errors import ArchiveFailed, OwnerLost
-from reclaimd.daemon.loops.ownership import BEAT_SECONDS, Claims
+from reclaimd.daemon.loops.ownership import BEAT_SECONDS, Shared
 from reclaimd.daemon.loops.scheduler import Scheduler
 from reclaimd.daemon.loops.shell import Context, Loop
 from reclaimd.daemon.rebuild.marks import mark_number, new_mark
@@ -44,23 +44,12 @@ STALL: Final = 120.0
 log = get_logger(__name__)
 
 
-class Archive(Protocol):
-    """What the archivers of a daemon share. `me`: its name as an owner."""
-
-    me: str
-    claims: Claims
-
-    async def store(self) -> "Store": ...
-    def failed(self, queue: str, error: ArchiveFailed) -> float: ...
-    def worked(self, queue: str) -> None: ...
-
-
 class ScheduleArchiver:
     """One for each daemon that has an archive; of several, one archives. `scheduler.gate` is closed while Redis is not
     known to agree with the archive.
     """
 
-    def __init__(self, context: Context, archive: Archive, scheduler: Scheduler) -> None:
+    def __init__(self, context: Context, archive: Shared, scheduler: Scheduler) -> None:
         self.last_report: Report | None = None
         self.loop = Loop(NAME, "", self.step, context, stall_after=STALL)
         self._context = context
