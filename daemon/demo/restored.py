@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from reclaimd.daemon.archive.engine import Access
-from reclaimd.daemon.archive.errors import ArchiveMissing
+from reclaimd.daemon.archive.errors import ArchiveFailed
 from reclaimd.daemon.archive.store import Store, open_store
 from reclaimd.daemon.demo.cast import Stage, wait_for
 from reclaimd.daemon.rebuild.values import DEAD, EVENTS, Cursor
@@ -36,7 +36,9 @@ def _is_there(stage: Stage) -> bool:
 
     try:
         return _ask(stage, look)
-    except ArchiveMissing:
+    except ArchiveFailed as error:
+        if not error.waiting_helps:
+            raise
         return False
 
 
