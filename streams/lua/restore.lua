@@ -128,7 +128,9 @@ function DO.tasks(rows)
   local any_accepted = redis.call('EXISTS', K.accepted) == 1
   for i = 1, #rows do
     local row = rows[i]
-    local id = not (any_accepted and redis.call('SISMEMBER', K.accepted, row.task) == 1) and put(row)
+    -- A dead letter lies there beside a new task of its ID.
+    local accepted = any_accepted and row.place ~= 'dead' and redis.call('SISMEMBER', K.accepted, row.task) == 1
+    local id = not accepted and put(row)
     if id then
       local deliveries, handbacks = counts_of(row.fields)
       -- Only the task ID of a dead letter may need escaping.
