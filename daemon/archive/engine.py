@@ -18,8 +18,8 @@ from urllib.parse import parse_qsl
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import event, func, select
-from sqlalchemy.engine import URL, Connection
+from sqlalchemy import create_engine, event, func, select
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -96,6 +96,7 @@ class Database:
         self.where = f"sqlite:///{self.path}" if self.path else plain
         self._rest: files.Rest | None = None
         self._engine = self._new_engine()
+        self._writer = self._sqlite_writer() if self.path and access is Access.WRITE else None
         self._identity: tuple[int, int] | None = None
         # SQLite has one writer: waiting here is fair and costs nothing, its own waiting is sleeping and trying again.
         self._turn = anyio.Lock() if self.path else None
@@ -184,6 +185,29 @@ class Database:
         async with self._write() as connection:
             yield connection
 
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Do `work` in a transaction that may write; it is committed when that returns. See `to_the_end`.
+
+        For what is done often. SQLite gets it whole, in one thread: with `writing` each statement goes to the driver's
+        thread and back, which costs more than the statement.
+        """
+        assert self.access is Access.WRITE, "opened for reading"
+        await self.open()
+        if self._turn is None:
+            async with self._write() as connection:
+                return await connection.run_sync(work)
+        with self.translated():
+            async with self._turn:
+                self._still_there()
+                return await anyio.to_thread.run_sync(self._write_whole, work)
+
+    def _write_whole(self, work: Callable[[Connection], T]) -> T:
+        assert self._writer is not None
+        with self._writer.connect() as plain:
+            connection = plain.execution_options(**{_WRITES: True})
+            with connection.begin():
+                return work(connection)
+
     @asynccontextmanager
     async def _read(self) -> AsyncIterator[AsyncConnection]:
         # SQLite's reads are short. A connection that is cancelled in one is closed by a task that nobody waits for, and
@@ -217,6 +241,9 @@ class Database:
         """Close what is open. A connection that is broken is dropped."""
         with anyio.CancelScope(shield=True):
             await self._engine.dispose()
+            if self._writer is not None:
+                # The last one to close it writes the log back into the file.
+                await anyio.to_thread.run_sync(self._writer.dispose)
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -252,15 +279,13 @@ class Database:
         if self.access is not Access.WRITE:
             name, _, query = files.read_only(path, self._rest).partition("?")
             url = url.set(database=name, query={**dict(parse_qsl(query)), "uri": "true"})
-        engine = create_async_engine(
-            url,
-            # The driver's own BEGIN comes too late and takes no lock; `_begin` below says it.
-            connect_args={"isolation_level": None, "timeout": BUSY_MS / 1000, "cached_statements": _STATEMENTS},
-            pool_size=3,
-            max_overflow=5,
-        )
-        event.listen(engine.sync_engine, "connect", _set_up if self.access is Access.WRITE else _set_up_for_reading)
-        event.listen(engine.sync_engine, "begin", _begin)
+        engine = create_async_engine(url, connect_args=_SQLITE, pool_size=3, max_overflow=5)
+        _listen(engine.sync_engine, _set_up if self.access is Access.WRITE else _set_up_for_reading)
+        return engine
+
+    def _sqlite_writer(self) -> Engine:
+        engine = create_engine(self.url.set(drivername="sqlite"), connect_args=_SQLITE, pool_size=1)
+        _listen(engine, _set_up)
         return engine
 
     def _postgresql(self) -> AsyncEngine:
@@ -283,6 +308,8 @@ class Database:
             raise ArchiveFailed(Trouble.URL, self.where, told(error, self.url)) from None
 
 
+# The driver's own BEGIN comes too late and takes no lock; `_begin` below says it.
+_SQLITE: Final = {"isolation_level": None, "timeout": BUSY_MS / 1000, "cached_statements": _STATEMENTS}
 _PRAGMAS: Final = (
     # Before anything is written, or it is too late for this one.
     "auto_vacuum=INCREMENTAL",
@@ -296,6 +323,11 @@ _PRAGMAS: Final = (
 
 
 _PRAGMAS_FOR_READING: Final = ("query_only=ON", f"cache_size=-{_CACHE_KIB}")
+
+
+def _listen(engine: Engine, set_up: Callable[[Any, object], None]) -> None:
+    event.listen(engine, "connect", set_up)
+    event.listen(engine, "begin", _begin)
 
 
 def _set_up(connection: Any, _record: object) -> None:

@@ -15,7 +15,7 @@ from reclaimd.daemon.archive import schema, writing
 from reclaimd.daemon.archive.engine import Database, to_the_end
 from reclaimd.daemon.archive.errors import OwnerLost
 from reclaimd.daemon.archive.records import entry_id, id_of, schedules_of, text_of
-from reclaimd.daemon.archive.statements import insert_new
+from reclaimd.daemon.archive.statements import CHUNK, chunks, insert_new
 from reclaimd.daemon.rebuild.values import sort_of_entry
 
 PAGE: Final = 1_000
@@ -58,7 +58,7 @@ class ScheduleRecords:
         async with self._database.writing() as connection:
             row_id = await self._lock(connection, namespace, me)
             rows = ({"partition_id": row_id, "entry": sort_of_entry(one.entry_id), "e": one.e} for one in events)
-            for chunk in writing.chunks(rows, writing.CHUNK):
+            for chunk in chunks(rows, CHUNK):
                 await connection.execute(insert_new(schema.schedule_log, self._database.dialect), chunk)
             values = {"positions": text_of({"events": position})}
             if mark is not None:
@@ -121,7 +121,7 @@ class ScheduleRecords:
             await connection.execute(update(schema.partitions).where(_partitions.id == row_id).values(anew))
 
     async def _lock(self, connection: AsyncConnection, namespace: str, me: str) -> int:
-        row_id = await writing.lock(connection, schedules_of(namespace), me)
+        row_id = await connection.run_sync(writing.lock, schedules_of(namespace), me)
         if row_id is None:
             raise OwnerLost(f"the schedules of {namespace}")
         return row_id

@@ -2,13 +2,18 @@
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 import msgspec
-from sqlalchemy import ARRAY, ColumnElement, Insert, Table, Text, bindparam, cast, func, select
+from sqlalchemy import ARRAY, ColumnElement, Connection, Dialect, Insert, Table, Text, bindparam, cast, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-IDS = "ids"
+IDS: Final = "ids"
+CHUNK: Final = 1_000
+"""Rows of one statement."""
+
+T = TypeVar("T")
 
 
 @cache
@@ -27,6 +32,31 @@ def insert_new(table: Table, dialect: str) -> Insert:
     insert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(table)
     statement: Insert = insert.on_conflict_do_nothing()
     return statement
+
+
+def insert_rows(connection: Connection, insert: Insert, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Run an `upsert` or `insert_new` with whole rows, as the driver takes them: values in the order of the columns.
+
+    SQLAlchemy looks at each value of each row by itself, which costs more than the driver and the database together.
+    """
+    text = _written(insert, connection.dialect)
+    for chunk in chunks(rows, CHUNK):
+        connection.exec_driver_sql(text, chunk)
+
+
+@cache
+def _written(insert: Insert, dialect: Dialect) -> str:
+    columns = [column.name for column in insert.table.columns]
+    compiled: Any = insert.compile(dialect=dialect, column_keys=columns)
+    assert compiled.positiontup == columns, compiled.positiontup
+    return str(compiled)
+
+
+def chunks(items: Iterable[T], number: int) -> Iterable[list[T]]:
+    """The items in lists of at most `number`."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, number)):
+        yield chunk
 
 
 def one_of(column: ColumnElement[str], dialect: str) -> ColumnElement[bool]:

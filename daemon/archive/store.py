@@ -18,7 +18,7 @@ from reclaimd.daemon.archive.engine import Access, Database, to_the_end
 from reclaimd.daemon.archive.errors import ArchiveFailed, OwnerLost, Trouble
 from reclaimd.daemon.archive.records import FIRED, SCHEDULES_QUEUE, TASK, id_of, is_partition, partition_row
 from reclaimd.daemon.archive.schedule_records import ScheduleRecords
-from reclaimd.daemon.archive.statements import IDS, ids, insert_new, one_of
+from reclaimd.daemon.archive.statements import CHUNK, IDS, chunks, ids, insert_new, one_of
 from reclaimd.daemon.databases import read_url
 from reclaimd.daemon.rebuild.values import (
     PLACES,
@@ -131,11 +131,14 @@ class Store:
         self, partition: Partition, me: str, changes: Changes, positions: Positions, mark: str | None = None
     ) -> None:
         """Write what a tail did, with all positions and the mark (None: as it was), at once. Raises OwnerLost."""
-        async with self._database.writing() as connection:
-            row_id = await writing.lock(connection, partition, me)
+
+        def work(connection: Connection) -> None:
+            row_id = writing.lock(connection, partition, me)
             if row_id is None:
                 raise OwnerLost(str(partition))
-            await writing.write(connection, row_id, changes, positions, mark)
+            writing.write(connection, row_id, changes, positions, mark)
+
+        await self._database.write(work)
 
     async def reset(self, partition: Partition, me: str, epoch_id: str, mark: str) -> None:
         """Forget tasks and fired rows, and begin anew at `0-0`: Redis tells everything again. Raises OwnerLost.
@@ -149,7 +152,7 @@ class Store:
     @to_the_end
     async def _begin_anew(self, partition: Partition, me: str, epoch_id: str, mark: str) -> None:
         async with self._database.writing() as connection:
-            row_id = await writing.lock(connection, partition, me)
+            row_id = await connection.run_sync(writing.lock, partition, me)
             if row_id is None:
                 raise OwnerLost(str(partition))
             await connection.execute(delete(schema.fired).where(_fired.partition_id == row_id))
@@ -161,7 +164,7 @@ class Store:
     async def _forget(self, partition: Partition, me: str) -> bool:
         """Delete some tasks; False when there were none."""
         async with self._database.writing() as connection:
-            row_id = await writing.lock(connection, partition, me)
+            row_id = await connection.run_sync(writing.lock, partition, me)
             if row_id is None:
                 raise OwnerLost(str(partition))
             ours = _tasks.partition_id == row_id
@@ -186,7 +189,7 @@ class Store:
         dialect = self._database.dialect
         named = select(*TASK.columns).where(_tasks.partition_id == id_of(partition), one_of(_tasks.task_id, dialect))
         async with self._database.reading() as connection:
-            for chunk in writing.chunks(task_ids, writing.CHUNK):
+            for chunk in chunks(task_ids, CHUNK):
                 found += TASK.all(await connection.execute(named, {IDS: ids(chunk, dialect)}))
         return found
 
@@ -205,7 +208,7 @@ class Store:
             if names is None:
                 return {row.schedule: row for row in FIRED.all(await connection.execute(wanted))}
             found: dict[str, FiredRow] = {}
-            for chunk in writing.chunks(names, writing.CHUNK):
+            for chunk in chunks(names, CHUNK):
                 named = wanted.where(one_of(_fired.schedule, dialect))
                 rows = FIRED.all(await connection.execute(named, {IDS: ids(chunk, dialect)}))
                 found.update((row.schedule, row) for row in rows)

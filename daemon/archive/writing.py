@@ -1,26 +1,57 @@
 """What a commit does to the tables, inside one transaction."""
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from operator import attrgetter
+from typing import Any
 
-import msgspec
-from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Boolean, Connection, Delete, Table, Text, bindparam, delete, func, select, update
 
 from reclaimd.daemon.archive import schema
-from reclaimd.daemon.archive.records import is_partition, text_of
-from reclaimd.daemon.archive.statements import IDS, ids, insert_new, one_of, upsert
-from reclaimd.daemon.rebuild.values import DEAD, RANKS, Carried, Changes, EventEntry, Positions, TaskRow, sort_of_entry
+from reclaimd.daemon.archive.records import text_of
+from reclaimd.daemon.archive.statements import CHUNK, IDS, chunks, ids, insert_new, insert_rows, one_of, upsert
+from reclaimd.daemon.rebuild.values import DEAD, RANKS, Carried, Changes, EventEntry, Positions, sort_of_entry
 from reclaimd.streams.keys import Partition
 
-T = TypeVar("T")
-
-CHUNK: Final = 1_000
-"""Rows of one statement."""
-
 _tasks = schema.tasks.c
+_events = schema.events.c
 _partitions = schema.partitions.c
+
+
+def _values_of(table: Table) -> Callable[[object], tuple[Any, ...]]:
+    """What reads the columns of a table, in their order and without the first, from a value with the same names."""
+    return attrgetter(*(column.name for column in list(table.columns)[1:]))
+
+
+_task = _values_of(schema.tasks)
+_fired = _values_of(schema.fired)
+
+# Built once: building a statement takes SQLAlchemy longer than running it.
+_lock = (
+    update(schema.partitions)
+    .where(
+        _partitions.namespace == bindparam("of_namespace"),
+        _partitions.queue == bindparam("of_queue"),
+        _partitions.number == bindparam("of_number"),
+        _partitions.owner == bindparam("me"),
+    )
+    .values(owner=bindparam("me"))
+    .returning(_partitions.id)
+)
+_known_events = select(_events.entry).where(
+    _events.partition_id == bindparam("of"), _events.entry >= bindparam("low"), _events.entry <= bindparam("high")
+)
+_note = (
+    update(schema.partitions)
+    .where(_partitions.id == bindparam("of"))
+    .values(
+        positions=bindparam("read_to"),
+        events_bytes=_partitions.events_bytes + bindparam("added"),
+        mark=func.coalesce(bindparam("new_mark", type_=Text), _partitions.mark),
+        counters=func.coalesce(bindparam("totals", type_=Text), _partitions.counters),
+        paused=func.coalesce(bindparam("is_paused", type_=Boolean), _partitions.paused),
+    )
+)
 _ours = _tasks.partition_id == bindparam("of")
 _this = _ours & (_tasks.task_id == bindparam("task")) & (_tasks.letter == bindparam("which"))
 _delete_entry = delete(schema.tasks).where(
@@ -52,74 +83,72 @@ _delete_older_letters = delete(schema.tasks).where(
 )
 
 
-async def lock(connection: AsyncConnection, partition: Partition, me: str) -> int | None:
+def lock(connection: Connection, partition: Partition, me: str) -> int | None:
     """The row's id, locked against others until the transaction ends; None when somebody else owns it."""
-    touched = update(schema.partitions).where(is_partition(partition), _partitions.owner == me)
-    row_id: int | None = await connection.scalar(touched.values(owner=me).returning(_partitions.id))
+    named = {"of_namespace": partition.namespace, "of_queue": partition.queue, "of_number": partition.number, "me": me}
+    row_id: int | None = connection.scalar(_lock, named)
     return row_id
 
 
-async def write(
-    connection: AsyncConnection, row_id: int, changes: Changes, positions: Positions, mark: str | None
-) -> None:
+def write(connection: Connection, row_id: int, changes: Changes, positions: Positions, mark: str | None) -> None:
     """Apply `changes` in the order that they define. `mark`: None leaves the committed one."""
-    added = await _write_events(connection, row_id, changes.events)
-    await _write_tasks(connection, row_id, changes)
-    fired = [{"partition_id": row_id, **msgspec.structs.asdict(row)} for row in changes.fired]
-    await _each(connection, upsert(schema.fired, connection.dialect.name), fired)
-    values: dict[str, Any] = {"positions": text_of(positions)}
-    if added:
-        values["events_bytes"] = _partitions.events_bytes + added
-    if mark is not None:
-        values["mark"] = mark
-    if changes.counters is not None:
-        values["counters"] = text_of(changes.counters)
-    if changes.paused is not None:
-        values["paused"] = changes.paused
-    await connection.execute(update(schema.partitions).where(_partitions.id == row_id).values(values))
+    added = _write_events(connection, row_id, changes.events)
+    _write_tasks(connection, row_id, changes)
+    insert_rows(
+        connection, upsert(schema.fired, connection.dialect.name), ((row_id, *_fired(row)) for row in changes.fired)
+    )
+    values = {
+        "of": row_id,
+        "read_to": text_of(positions),
+        "added": added,
+        "new_mark": mark,
+        "totals": None if changes.counters is None else text_of(changes.counters),
+        "is_paused": changes.paused,
+    }
+    connection.execute(_note, values)
 
 
-async def _write_tasks(connection: AsyncConnection, row_id: int, changes: Changes) -> None:
-    await _carry(connection, row_id, changes.carried)
+def _write_tasks(connection: Connection, row_id: int, changes: Changes) -> None:
+    _carry(connection, row_id, changes.carried)
     entries = [{"of": row_id, "rank_is": rank, "sort_is": sort} for rank, sort in changes.gone]
-    await _each(connection, _delete_entry, entries)
-    await delete_open(connection, row_id, [task_id for task_id, letter in changes.deletes if not letter])
+    _each(connection, _delete_entry, entries)
+    delete_open(connection, row_id, [task_id for task_id, letter in changes.deletes if not letter])
     letters = [{"of": row_id, "task": task_id, "which": letter} for task_id, letter in changes.deletes if letter]
-    await _each(connection, _delete_this, letters)
-    tasks = (_columns(row_id, row) for row in changes.upserts)
-    await _each(connection, upsert(schema.tasks, connection.dialect.name), tasks)
+    _each(connection, _delete_this, letters)
+    tasks = ((row_id, *_task(row)) for row in changes.upserts)
+    insert_rows(connection, upsert(schema.tasks, connection.dialect.name), tasks)
     buried = [row for row in changes.upserts if row.letter]
     copies = [{"of": row_id, "task": row.task_id, "which": row.letter, "same": row.envelope} for row in buried]
-    await _each(connection, _delete_same_letters, copies)
+    _each(connection, _delete_same_letters, copies)
     if changes.dead_from:
-        await connection.execute(_delete_older_letters, {"of": row_id, "sort_is": changes.dead_from})
+        connection.execute(_delete_older_letters, {"of": row_id, "sort_is": changes.dead_from})
 
 
-async def delete_open(connection: AsyncConnection, row_id: int, task_ids: Sequence[str]) -> None:
+def delete_open(connection: Connection, row_id: int, task_ids: Sequence[str]) -> None:
     """Delete tasks that are no dead letters, those of them that are there."""
     dialect = connection.dialect.name
-    statement = delete(schema.tasks).where(_ours, _tasks.letter == "", one_of(_tasks.task_id, dialect))
     for chunk in chunks(task_ids, CHUNK * 5):
-        await connection.execute(statement, {"of": row_id, IDS: ids(chunk, dialect)})
+        connection.execute(_delete_open(dialect), {"of": row_id, IDS: ids(chunk, dialect)})
 
 
-async def _write_events(connection: AsyncConnection, row_id: int, events: Sequence[EventEntry]) -> int:
+@cache
+def _delete_open(dialect: str) -> Delete:
+    return delete(schema.tasks).where(_ours, _tasks.letter == "", one_of(_tasks.task_id, dialect))
+
+
+def _write_events(connection: Connection, row_id: int, events: Sequence[EventEntry]) -> int:
     """Keep the batches that are not kept yet: they are read again after a reset. Returns the bytes added."""
     if not events:
         return 0
     rows = {sort_of_entry(event.entry_id): event for event in events}
-    entry = schema.events.c.entry
-    known = await connection.scalars(
-        select(entry).where(schema.events.c.partition_id == row_id, entry >= min(rows), entry <= max(rows))
-    )
-    for name in known:
+    for name in connection.scalars(_known_events, {"of": row_id, "low": min(rows), "high": max(rows)}):
         rows.pop(name, None)
-    new = ({"partition_id": row_id, "entry": name, "at": event.at, "e": event.e} for name, event in rows.items())
-    await _each(connection, insert_new(schema.events, connection.dialect.name), new)
+    new = ((row_id, name, event.at, event.e) for name, event in rows.items())
+    insert_rows(connection, insert_new(schema.events, connection.dialect.name), new)
     return sum(len(event.e) for event in rows.values())
 
 
-async def _carry(connection: AsyncConnection, row_id: int, carried: Sequence[Carried]) -> None:
+def _carry(connection: Connection, row_id: int, carried: Sequence[Carried]) -> None:
     """Tasks become letters, or letters tasks, with the envelopes that they have; what is there already stays."""
     if not carried:
         return
@@ -127,7 +156,7 @@ async def _carry(connection: AsyncConnection, row_id: int, carried: Sequence[Car
     named = select(_tasks.task_id, _tasks.letter).where(_ours, one_of(_tasks.task_id, dialect))
     there: set[tuple[str, str]] = set()
     for chunk in chunks({one.task_id for one in carried}, CHUNK):
-        found = await connection.execute(named, {"of": row_id, IDS: ids(chunk, dialect)})
+        found = connection.execute(named, {"of": row_id, IDS: ids(chunk, dialect)})
         there.update((task_id, letter) for task_id, letter in found)
     moved, superfluous = [], []
     for one in carried:
@@ -138,8 +167,8 @@ async def _carry(connection: AsyncConnection, row_id: int, carried: Sequence[Car
             superfluous.append(key)
         else:
             moved.append({**key, **_moved(one)})
-    await _each(connection, _delete_this, superfluous)
-    await _each(connection, _carry_this, moved)
+    _each(connection, _delete_this, superfluous)
+    _each(connection, _carry_this, moved)
 
 
 def _moved(one: Carried) -> dict[str, Any]:
@@ -152,17 +181,6 @@ def _moved(one: Carried) -> dict[str, Any]:
     }
 
 
-def _columns(row_id: int, row: TaskRow) -> dict[str, Any]:
-    return {"partition_id": row_id, **msgspec.structs.asdict(row)}
-
-
-async def _each(connection: AsyncConnection, statement: Any, rows: Iterable[dict[str, Any]]) -> None:
+def _each(connection: Connection, statement: Any, rows: Iterable[dict[str, Any]]) -> None:
     for chunk in chunks(rows, CHUNK):
-        await connection.execute(statement, chunk)
-
-
-def chunks(items: Iterable[T], number: int) -> Iterable[list[T]]:
-    """The items in lists of at most `number`."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, number)):
-        yield chunk
+        connection.execute(statement, chunk)
