@@ -337,7 +337,8 @@ class ForeignSchedules(ReclaimdError):
     def __str__(self) -> str:
         return (
             f"the schedules of namespace {self.namespace} belong to archive {self.archive_id}: "
-            "correct archive.url or redis_url, or give this daemon a namespace of its own"
+            "correct archive.url or redis_url, or give this daemon a namespace of its own; if that archive is gone for "
+            f"good, reclaimd rebuild --accept --from {self.archive_id}"
         )
 
 
