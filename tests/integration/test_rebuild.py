@@ -70,9 +70,7 @@ async def assert_whole(one: Ward, kind: str) -> None:
 @in_loop
 async def test_everything_is_gone(server: Server, tmp_path: Path, command: str) -> None:
     async with ward(server, url_in(tmp_path)) as one:
-        one.fill()
-        await one.archive()
-        before = one.held()
+        before = await one.archived()
         getattr(one.client, command)()
         assert await one.kind() == "empty"
         report = await one.rebuild()
@@ -87,9 +85,7 @@ async def test_everything_is_gone(server: Server, tmp_path: Path, command: str) 
 @in_loop
 async def test_one_key_is_gone(server: Server, tmp_path: Path, name: str) -> None:
     async with ward(server, url_in(tmp_path)) as one:
-        one.fill()
-        await one.archive()
-        before = one.held()
+        before = await one.archived()
         deleted(one.client, one.partition.key(name))
         assert await one.kind() == "partial"
         await one.rebuild()
@@ -102,9 +98,7 @@ async def test_one_key_is_gone(server: Server, tmp_path: Path, name: str) -> Non
 @in_loop
 async def test_one_key_is_gone_while_a_rebuild_runs(server: Server, tmp_path: Path, name: str) -> None:
     async with ward(server, url_in(tmp_path)) as one:
-        one.fill()
-        await one.archive()
-        before = one.held()
+        before = await one.archived()
         one.client.flushall()
         steps: list[str] = []
 
@@ -126,9 +120,7 @@ async def test_one_key_is_gone_while_a_rebuild_runs(server: Server, tmp_path: Pa
 @in_loop
 async def test_a_key_that_nobody_misses(server: Server, tmp_path: Path, name: str) -> None:
     async with ward(server, url_in(tmp_path)) as one:
-        one.fill()
-        await one.archive()
-        before = one.held()
+        before = await one.archived()
         one.client.delete(one.partition.key(name))
         assert await one.kind() == "healthy"
         assert_same(before, one.held())
@@ -138,9 +130,7 @@ async def test_a_key_that_nobody_misses(server: Server, tmp_path: Path, name: st
 async def test_a_restart_without_persistence(fresh_server: FreshServer, flavour: str, tmp_path: Path) -> None:
     server = fresh_server()
     async with ward(server, url_in(tmp_path)) as one:
-        one.fill()
-        await one.archive()
-        before = one.held()
+        before = await one.archived()
         server.kill9()
         server.start()
         assert await one.kind() == "empty"
@@ -152,9 +142,7 @@ async def test_a_restart_without_persistence(fresh_server: FreshServer, flavour:
 @in_loop
 async def test_traffic_after_the_loss_begins_a_new_epoch(server: Server, tmp_path: Path) -> None:
     async with ward(server, url_in(tmp_path)) as one:
-        one.fill()
-        await one.archive()
-        before = one.held()
+        before = await one.archived()
         one.client.flushall()
         assert one.enqueue("new-1", "new-2") == ["ok", "ok"]
         # A producer that got no answer sends these again: one is open, one has settled.
@@ -190,8 +178,7 @@ async def _see_rolled_back(one: Ward, before_ids: set[str]) -> None:
 async def test_a_restart_from_an_old_dump(fresh_server: FreshServer, flavour: str, tmp_path: Path) -> None:
     server = fresh_server()
     async with ward(server, url_in(tmp_path)) as one:
-        one.fill(paused=False)
-        await one.archive()
+        await one.archived(paused=False)
         one.client.save()
         await _go_on(one)
         await one.archive()
@@ -208,8 +195,7 @@ async def test_a_restart_from_an_old_dump(fresh_server: FreshServer, flavour: st
 async def test_a_truncated_append_only_file(fresh_server: FreshServer, flavour: str, tmp_path: Path) -> None:
     server = fresh_server(appendonly=True, appendfsync="always")
     async with ward(server, url_in(tmp_path)) as one:
-        one.fill(paused=False)
-        await one.archive()
+        await one.archived(paused=False)
         size = newest_log(server).stat().st_size
         await _go_on(one)
         await one.archive()
@@ -229,8 +215,7 @@ async def test_a_lagging_replica_is_promoted(fresh_server: FreshServer, flavour:
     primary = fresh_server()
     replica = fresh_server(replicaof=f"127.0.0.1 {primary.port}")
     async with ward(primary, url_in(tmp_path)) as one:
-        one.fill(paused=False)
-        await one.archive()
+        await one.archived(paused=False)
         await in_sync(one)
         replica.freeze()
         # Nothing may lie in its socket: frozen, it does not connect again.
@@ -272,9 +257,7 @@ def newest_log(server: Server) -> Path:
 async def test_evicted_keys(fresh_server: FreshServer, flavour: str, tmp_path: Path) -> None:
     server = fresh_server()
     async with ward(server, url_in(tmp_path)) as one:
-        one.fill()
-        await one.archive()
-        before = one.held()
+        before = await one.archived()
         keys = one.client.dbsize()
         one.client.config_set("maxmemory-policy", "allkeys-random")
         while one.client.dbsize() >= keys - 2:
@@ -291,8 +274,7 @@ async def test_evicted_keys(fresh_server: FreshServer, flavour: str, tmp_path: P
 @in_loop
 async def test_the_redis_of_another_team_is_left_alone(server: Server, tmp_path: Path) -> None:
     async with ward(server, url_in(tmp_path)) as one:
-        one.fill()
-        await one.archive()
+        await one.archived()
         (tmp_path / "other").mkdir()
         one.client.flushall()
         async with ward(server, url_in(tmp_path / "other")) as other:
@@ -307,9 +289,7 @@ async def test_the_redis_of_another_team_is_left_alone(server: Server, tmp_path:
 @in_loop
 async def test_what_redis_refuses_is_left_out_and_told(server: Server, tmp_path: Path) -> None:
     async with ward(server, url_in(tmp_path)) as one:
-        one.fill()
-        await one.archive()
-        before = one.held()
+        before = await one.archived()
         row = await one.store.partition(one.partition)
         assert row is not None
         good = next(task for task in await one.store.tasks_after(one.partition, None, 100) if task.place == "lane:high")
@@ -367,8 +347,7 @@ def test_the_short_way_is_the_long_way(
 @in_loop
 async def test_what_ended_after_the_last_look_does_not_come_back(server: Server, tmp_path: Path) -> None:
     async with ward(server, url_in(tmp_path)) as one:
-        one.fill(paused=False)
-        await one.archive()
+        await one.archived(paused=False)
         token = one.join("second", "w2")
         for task in one.take("second", token, 2):
             one.settle("second", token, task, "succeeded", run_ms=1)
@@ -422,8 +401,7 @@ async def test_what_was_delayed_after_the_last_look_keeps_its_instant(
 ) -> None:
     monkeypatch.setattr(Scan, "REMEMBERED", remembered)
     async with ward(server, url_in(tmp_path)) as one:
-        one.fill(paused=False)
-        await one.archive()
+        await one.archived(paused=False)
         one.enqueue("later-3", delay_ms=5_000_000, unique="u:3")
         token = one.join("second", "w2")
         for task in one.take("second", token, 2):

@@ -17,7 +17,7 @@ from reclaimd.daemon.loops.catching_up import look
 from reclaimd.streams.errors import RedisUnreachable
 from support.daemons import in_loop
 from support.partitions import assert_same
-from support.rebuilds import EVENTS_CAP, ME, Meddling, Ward, ward
+from support.rebuilds import EVENTS_CAP, ME, Meddling, Ward, at, ward
 from support.servers import FreshServer, Server
 
 STEPS = ("freeze", "restore", "drop", "finish")
@@ -49,8 +49,7 @@ async def finish(one: Ward) -> None:
 async def test_killed_at_every_step(fresh_server: FreshServer, url: str, rolled_back: bool) -> None:
     server = fresh_server("valkey")
     async with ward(server, url) as one:
-        one.fill(paused=False)
-        await one.archive()
+        await one.archived(paused=False)
         if rolled_back:
             one.client.save()
             token = one.join("second", "w2")
@@ -90,9 +89,7 @@ async def test_two_at_once(fresh_server: FreshServer, url: str) -> None:
     server = fresh_server("valkey")
     other = Links(server.url, Connectivity())
     async with ward(server, url) as one:
-        one.fill()
-        await one.archive()
-        before = one.held()
+        before = await one.archived()
         for _ in range(5):
             one.client.flushall()
             results = await asyncio.gather(one.rebuild(), one.rebuild(other), return_exceptions=True)
@@ -106,9 +103,7 @@ async def test_two_at_once(fresh_server: FreshServer, url: str) -> None:
 @in_loop
 async def test_one_who_sleeps_and_goes_on_when_all_is_done(server: Server, tmp_path: Path) -> None:
     async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
-        one.fill(paused=False)
-        await one.archive()
-        before = one.held()
+        before = await one.archived(paused=False)
         for stop_at in range(1, 14):
             one.client.flushall()
             asleep, woken = asyncio.Event(), asyncio.Event()
@@ -150,9 +145,7 @@ class _Sleepy(Meddling):
 @in_loop
 async def test_producers_go_on(server: Server, tmp_path: Path) -> None:
     async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
-        one.fill()
-        await one.archive()
-        before = one.held()
+        before = await one.archived()
         one.client.flushall()
         new: list[str] = []
 
@@ -173,8 +166,7 @@ async def test_producers_go_on(server: Server, tmp_path: Path) -> None:
 @in_loop
 async def test_again_changes_nothing(server: Server, tmp_path: Path) -> None:
     async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
-        one.fill()
-        await one.archive()
+        await one.archived()
         one.client.flushall()
         judged, seen, _ = await look(one.store, one.links, one.partition)
         await one.rebuild()
@@ -194,8 +186,7 @@ def _everything(one: Ward) -> dict[bytes, Any]:
 @in_loop
 async def test_a_dry_run_says_what_a_rebuild_then_does(server: Server, tmp_path: Path) -> None:
     async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
-        one.fill()
-        await one.archive()
+        await one.archived()
         one.client.flushall()
         one.enqueue("normal-1", "done-1", "new")
         judged, _, _ = await look(one.store, one.links, one.partition)
@@ -211,9 +202,7 @@ async def test_a_dry_run_says_what_a_rebuild_then_does(server: Server, tmp_path:
 @in_loop
 async def test_frozen_until_somebody_decides(server: Server, tmp_path: Path) -> None:
     async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
-        one.fill()
-        await one.archive()
-        before = one.held()
+        before = await one.archived()
         one.client.flushall()
         judged, seen, _ = await look(one.store, one.links, one.partition)
         await freeze_partition(one.store, one.links, one.partition, judged, seen, new_id=lambda: secrets.token_hex(8))
@@ -227,8 +216,7 @@ async def test_frozen_until_somebody_decides(server: Server, tmp_path: Path) -> 
 @in_loop
 async def test_accepting_redis_as_it_is(server: Server, tmp_path: Path) -> None:
     async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
-        one.fill()
-        await one.archive()
+        await one.archived()
         one.client.flushall()
         one.enqueue("new")
         judged, seen, _ = await look(one.store, one.links, one.partition)
@@ -253,8 +241,7 @@ async def test_accepting_redis_as_it_is(server: Server, tmp_path: Path) -> None:
 async def test_data_that_came_back_before_their_rebuild_are_archived_on(server: Server, tmp_path: Path) -> None:
     """The archive was told of a rebuild, and Redis never was: it was only away."""
     async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
-        one.fill()
-        await one.archive()
+        await one.archived()
         before = await one.store.count_tasks(one.partition)
         await one.store.begin_rebuild(one.partition, "0" * 16, "1" * 16, "empty", "rebuilding")
         one.enqueue("new", lane="low")
@@ -268,20 +255,10 @@ async def test_data_that_came_back_before_their_rebuild_are_archived_on(server: 
 @in_loop
 async def test_a_second_loss_while_it_runs(server: Server, tmp_path: Path) -> None:
     async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
-        one.fill()
-        await one.archive()
-        before = one.held()
+        before = await one.archived()
         one.client.flushall()
-        calls = [0]
-
-        def flush(name: str) -> None:
-            calls[0] += name == "restore"
-            if calls[0] == 4:
-                calls[0] += 1
-                one.client.flushall()
-
         with pytest.raises(Overtaken):
-            await one.rebuild(Meddling(one.links, after=flush))
+            await one.rebuild(Meddling(one.links, after=at(4, "restore", one.client.flushall)))
         await finish(one)
         assert_same(before, one.held())
 
@@ -289,20 +266,14 @@ async def test_a_second_loss_while_it_runs(server: Server, tmp_path: Path) -> No
 @in_loop
 async def test_no_answer_is_no_end(server: Server, tmp_path: Path) -> None:
     async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
-        one.fill()
-        await one.archive()
-        before = one.held()
+        before = await one.archived()
         one.client.flushall()
-        lost = [0]
 
-        def lose(name: str) -> None:
-            lost[0] += name == "restore"
-            if lost[0] == 3:
-                lost[0] += 1
-                raise RedisUnreachable("redis://test", "the reply was lost")
+        def lose() -> None:
+            raise RedisUnreachable("redis://test", "the reply was lost")
 
         with pytest.raises(RedisUnreachable):
-            await one.rebuild(Meddling(one.links, after=lose))
+            await one.rebuild(Meddling(one.links, after=at(3, "restore", lose)))
         assert await one.kind() == "rebuilding"
         await finish(one)
         assert_same(before, one.held())

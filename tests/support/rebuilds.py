@@ -1,5 +1,6 @@
 """A queue with everything in it, an archive beside it, and a rebuild by hand."""
 
+import itertools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -132,6 +133,12 @@ class Ward:
         )
         assert judged.kind == "healthy", judged
 
+    async def archived(self, *, paused: bool = True) -> Held:
+        """Fill it, archive it, and return everything that it holds."""
+        self.fill(paused=paused)
+        await self.archive()
+        return self.held()
+
     async def kind(self) -> str:
         """The verdict now."""
         return (await look(self.store, self.links, self.partition)).verdict.kind
@@ -171,6 +178,17 @@ async def ward(server: Server, url: str, name: str = "mail") -> AsyncIterator[Wa
 def deleted(client: redis_py.Redis, key: str) -> None:
     """DEL of a key that must be there."""
     assert client.delete(key) == 1, f"{key} was not there"
+
+
+def at(number: int, script: str, act: Callable[[], object]) -> Callable[[str], None]:
+    """For `Meddling`: do this at the call of a script with this number, counted from 1."""
+    calls = itertools.count(1)
+
+    def meddle(name: str) -> None:
+        if name == script and next(calls) == number:
+            act()
+
+    return meddle
 
 
 class Meddling:
