@@ -200,6 +200,10 @@ class World:
         self.lab.now, self.lab.turns, self.lab.nonces = now, turns, nonces
         assert self.lab.look().without_consumers() == before
 
+    def _is_finished(self, row: Row, daemon: Daemon) -> bool:
+        rule, fired = self.rules[row.schedule], daemon.rows.get(row.schedule, Fired())
+        return fired.generation == rule.generation and 0 < rule.limit <= fired.count
+
     def run_out(self) -> None:
         """All work ends and one daemon goes on alone: nothing is left behind."""
         daemon = Daemon()
@@ -209,9 +213,12 @@ class World:
         for _ in range(60):
             self.look(daemon, rows=True)
             self.retire(daemon)
-            plan = daemon.plan("latest", self.lab.now, NAMES)
+            # A daemon here knows nothing of limits.
+            plan = tuple(
+                row for row in daemon.plan("latest", self.lab.now, NAMES) if not self._is_finished(row, daemon)
+            )
             if plan:
-                self.execute(Letter(tuple(plan), self.lab.now))
+                self.execute(Letter(plan, self.lab.now))
             self.lab.promote()
             self.work("last", 50, ["succeeded"] * 50)
             self.check()

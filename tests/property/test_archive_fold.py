@@ -150,4 +150,4 @@ def test_an_archive_of_schedules_fed_by_small_tails_equals_redis(server: Server)
 def test_soak(server: Server, soak_seconds: float, base: type[Archived] | type[ArchivedOccurrences]) -> None:
     deadline = time.monotonic() + soak_seconds
     while time.monotonic() < deadline:
-        explore(type(base.__name__, (base,), {"server": server}), examples=100, steps=100)
+        explore(type(base.__name__, (base,), {"server": server}), examples=25, steps=100)

@@ -214,6 +214,7 @@ def test_a_retry_that_a_clock_step_has_put_off_by_an_hour_is_played_to_its_end(s
     state.begin()
     state.pass_time(300)
     state.upsert("mixed", 1_000, 0, 0, 0)
+    state.upsert("allow", 1_000, 0, 2, 0)
     state.fire(600_000, 0, "latest", ("skip",), "answered")
     state.work("a", 1, [])
     state.work("a", 0, ["retry"])
@@ -226,4 +227,4 @@ def test_a_retry_that_a_clock_step_has_put_off_by_an_hour_is_played_to_its_end(s
 def test_soak(server: Server, soak_seconds: float) -> None:
     deadline = time.monotonic() + soak_seconds
     while time.monotonic() < deadline:
-        explore(on(server), examples=100, steps=100)
+        explore(on(server), examples=25, steps=100)

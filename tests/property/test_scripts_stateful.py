@@ -50,4 +50,4 @@ def test_promises_hold_when_the_server_restarts(fresh_server: FreshServer, flavo
 def test_soak(server: Server, soak_seconds: float) -> None:
     deadline = time.monotonic() + soak_seconds
     while time.monotonic() < deadline:
-        explore(on(server), examples=100, steps=120)
+        explore(on(server), examples=25, steps=120)
