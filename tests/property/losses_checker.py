@@ -1,20 +1,14 @@
-"""What must hold of a partition that loses data, by what the test did and what the archive had at each loss.
+"""What must hold of a partition that loses data, by what the test did and what the archive had at each loss."""
 
-Reads Redis by plain commands and the archive by plain SQL; of the code under test it uses the names of
-keys only.
-"""
-
-import json
 import sqlite3
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from property.snapshot import STREAMS, Raw
+from property.losses_state import Archived, Held, read_archive, read_redis
+from property.snapshot import Raw
 from reclaimd.streams.keys import Partition
-
-SENTINEL = "{archive}"
 
 
 class Delivered(Protocol):
@@ -22,116 +16,14 @@ class Delivered(Protocol):
 
     @property
     def task_id(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Archived:
-    """What is committed. `open`: due by task, 0 unless it is delayed; `events`: the log of schedules, as raw text."""
-
-    open: dict[str, int] = field(default_factory=dict)
-    letters: set[str] = field(default_factory=set)
-    ended: set[str] = field(default_factory=set)
-    fired: set[str] = field(default_factory=set)
-    events: set[bytes] = field(default_factory=set)
-
-
-def read_archive(file: Path) -> Archived:
-    """All of it, from the file."""
-    found = Archived()
-    database = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
-    try:
-        for task, place, due in database.execute("SELECT task_id, place, due FROM reclaimd_tasks"):
-            if place == "dead":
-                found.letters.add(task)
-            else:
-                found.open[task] = due if place == "delayed" else 0
-        for (e,) in database.execute("SELECT e FROM reclaimd_events"):
-            for event in json.loads(e):
-                _note(found, event)
-        found.events.update(e for (e,) in database.execute("SELECT e FROM reclaimd_schedule_log"))
-    finally:
-        database.close()
-    return found
-
-
-def _note(found: Archived, event: Mapping[str, Any]) -> None:
-    if event["type"] in {"Settled", "Purged"}:
-        found.ended.update(row[0] for row in event["tasks"])
-    if event["type"] in {"OccurrenceFired", "OccurrenceQueued"}:
-        found.fired.update(row[3] for row in event["tasks"])
-
-
-@dataclass(frozen=True)
-class Held:
-    """What a partition holds. `open`: due by task, 0 unless it is delayed; `tokens`: of open tasks and letters."""
-
-    open: dict[str, int]
-    tokens: dict[str, int]
-    keys: dict[str, str]
-    letters: list[str]
-    unique: dict[str, str]
-    fired: dict[str, str]
-    queued: dict[str, str]
-    twice: set[str]
-
-
-def read_redis(raw: Raw, tag: str) -> Held:
-    """All of it, key by key."""
-    held = Held({}, {}, {}, [], _pairs(raw, f"{tag}:unique"), _pairs(raw, f"{tag}:fired"), {}, set())
-
-    def add(flat: list[str], due: int) -> str:
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        task = fields["task"]
-        if task in held.open:
-            held.twice.add(task)
-        held.open[task] = due
-        held.tokens[task] = sum(int(fields.get(n, 0)) for n in ("deliveries", "attempts", "handbacks"))
-        held.tokens[task] += int(fields.get("token", 1))
-        if "unique" in fields:
-            held.keys[task] = fields["unique"]
-        return task
-
-    for name in STREAMS:
-        for _, flat in raw.execute_command("XRANGE", f"{tag}:{name}", "-", "+"):
-            add([part.decode() for part in flat], 0)
-    dues = [part.decode() for part in raw.execute_command("ZRANGE", f"{tag}:delayed", 0, -1, "WITHSCORES")]
-    bodies = _pairs(raw, f"{tag}:delayed:body")
-    for task, due in zip(dues[::2], dues[1::2], strict=True):
-        if task in bodies:
-            add(json.loads(bodies.pop(task)), int(float(due)))
-    for task, body in bodies.items():
-        # Its instant is lost: it may run at once.
-        if task not in held.open:
-            add(json.loads(body), 0)
-    for schedule, body in _pairs(raw, f"{tag}:fired:queued").items():
-        held.queued[schedule] = add(json.loads(body), 0)
-    for _, flat in raw.execute_command("XRANGE", f"{tag}:dead", "-", "+"):
-        held.letters.append(flat[flat.index(b"task") + 1].decode())
-    return held
-
-
-def _pairs(raw: Raw, key: str) -> dict[str, str]:
-    flat = [part.decode() for part in raw.execute_command("HGETALL", key)]
-    return {name: value for name, value in zip(flat[::2], flat[1::2], strict=True) if name != SENTINEL}
-
-
-def check_same(was: Held, now: Held) -> None:
-    """But for rows of schedules: what was fired last the archive may learn only when it reads on after the first.
-
-    An ID that was buried in several pasts may have a letter of each. Nor does it count which of several open tasks a
-    schedule names: what was redriven, or came back beside its successor.
-    """
-    assert set(was.letters) == set(now.letters), f"letters changed: {was.letters}, {now.letters}"
-    changed = {name: (old, getattr(now, name)) for name, old in vars(was).items() if getattr(now, name) != old}
-    changed.pop("letters", None)
-    rows = changed.pop("fired", ({}, {}))
-    assert not changed, f"a second rebuild changed something: {changed}"
-    back = [name for name, row in rows[0].items() if name not in rows[1] or _last(row) > _last(rows[1][name])]
-    assert not back, f"a second rebuild took rows of schedules back: {back} of {rows}"
-
-
-def _last(row: str) -> int:
-    return int(row.split("|")[1])
+    @property
+    def token_base(self) -> int: ...
+    @property
+    def deliveries(self) -> int: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def handbacks(self) -> int: ...
 
 
 @dataclass
@@ -150,6 +42,9 @@ class Checker:
 
     def __init__(self, raw: Raw, partition: Partition, file: Path) -> None:
         self.losses = 0
+        self.unnoticed = False
+        self._rebuild: bytes | None = None
+        self._is_frozen = False
         self.tasks: dict[str, Known] = {}
         self.letters: set[str] = set()
         self.log: list[tuple[str, bytes, str, int | None]] = []
@@ -159,13 +54,23 @@ class Checker:
         self._partition = partition
         self._file = file
         self._ended: set[str] = set()
-        self._buried: set[str] = set()
+        self._buried: dict[str, int] = {}
+        self._tokens: dict[str, int] = {}
+        self._order: list[str] = []
+        self._totals: dict[str, int] = {}
+        self._ever_open: set[str] = set()
+        self._ever_dead: set[str] = set()
+        self._is_archived = False
         self._barred_fires: set[str] = set()
         self._undetected = False
         self._archived_events: set[bytes] = set()
 
     def close(self) -> None:
         """Nothing of its own is open."""
+
+    def _epoch(self, name: str) -> bytes | None:
+        found: bytes | None = self._raw.execute_command("HGET", self._partition.key("epoch"), name)
+        return found
 
     def held(self) -> Held:
         return read_redis(self._raw, self._partition.tag)
@@ -179,12 +84,20 @@ class Checker:
         assert self.losses, f"{task} was accepted twice"
         known.owed, known.not_before = True, min(known.not_before, not_before)
         known.lives += 1
-        self._buried.discard(task)
+        self._forget_lives(task)
 
-    def delivered(self, task: str, now: int, elsewhere: Iterable[tuple[Delivered, int]]) -> None:
+    def _forget_lives(self, task: str) -> None:
+        """A task of this ID may begin anew."""
+        self._buried.pop(task, None)
+        self._tokens.pop(task, None)
+
+    def delivered(self, one: Delivered, now: int, elsewhere: Iterable[tuple[Delivered, int]]) -> None:
         """`elsewhere`: what others run who know of no takeover, each with the number of losses before it."""
-        assert task not in self._ended | self._buried, f"{task} starts, and the archive knew that it had ended"
-        twice = [one for one, losses in elsewhere if one.task_id == task and losses == self.losses]
+        task = one.task_id
+        token = one.token_base + one.deliveries + one.attempts + one.handbacks
+        assert task not in self._ended, f"{task} starts, and the archive knew that it had ended"
+        assert token > self._buried.get(task, 0), f"{task} starts, and the archive knew that it had died"
+        twice = [other for other, losses in elsewhere if other.task_id == task and losses == self.losses]
         assert not twice, f"{task} runs twice"
         known = self.tasks.get(task)
         assert known is not None, f"{task} is delivered, and nobody enqueued it"
@@ -202,11 +115,12 @@ class Checker:
         """Redriven or purged."""
         known = self.tasks[task]
         self.letters.discard(task)
+        self._ever_dead.discard(task)
         if what == "purge":
             known.owed = False
         else:
             known.redriven = True
-            self._buried.discard(task)
+            self._buried.pop(task, None)
 
     def fired(self, occurrence: str) -> None:
         """A daemon was told that it is fired, or queued. A task of its own, whose ID is the occurrence's."""
@@ -215,6 +129,7 @@ class Checker:
             assert self.losses, f"{occurrence} fires twice"
             self.tasks[occurrence].lives += 1
             self.tasks[occurrence].owed = True
+            self._forget_lives(occurrence)
         else:
             self.tasks[occurrence] = Known(0)
 
@@ -228,47 +143,102 @@ class Checker:
         rows = self._raw.execute_command("XRANGE", f"{{{self._partition.namespace}:schedules}}:events", "-", "+")
         return {entry.decode(): flat[flat.index(b"e") + 1] for entry, flat in rows}
 
-    def lost(self, known: Archived, *, rolled_back: bool) -> None:
-        """`known`: what the archive had then. What it has, or Redis still has, is owed from now on."""
+    def archived(self) -> None:
+        """Something was written there. What it has seen once it may not forget."""
+        database = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True)
+        try:
+            rows = database.execute("SELECT task_id, letter FROM reclaimd_tasks").fetchall()
+        finally:
+            database.close()
+        self._ever_open |= {task for task, letter in rows if not letter}
+        self._ever_dead |= {task for task, letter in rows if letter}
+
+    def lost(self, known: Archived, kind: str, *, unnoticed: bool) -> None:
+        """`kind`: all, copy (to what an older one has) or key. What the archive has seen, or Redis still has, is owed
+        from now on. `unnoticed`: not before the rebuild that is running has ended.
+        """
+        self.unnoticed = unnoticed
+        self._is_frozen = self._is_frozen and self._epoch("state") in {b"lost", b"rebuilding"}
         self.losses += 1
         held = self.held()
         for name, task in self.tasks.items():
-            letter = name in known.letters or name in held.letters
-            task.owed = task.owed and (name in known.open or name in held.open or letter)
+            # It ended, and the archive had not heard of that: it may live again.
+            task.lives += task.settled and name in known.open
+            somewhere = name in held.open or name in held.dead or name in self._ever_open | self._ever_dead
+            task.owed = task.owed and somewhere
             dues = [where[name] for where in (known.open, held.open) if name in where]
             task.not_before = min(dues, default=0)
         alive = known.ended | known.open.keys()
-        self.letters = known.letters | {name for name in held.letters if name not in alive}
+        self.letters = {name for name, _ in known.letters} | {name for name in held.dead if name not in alive}
         self._archived_events |= known.events
         there = set(self._events().values()) | self._archived_events
         # A copy may bring back what a loss before it took.
         self.log = [row for row in self._put if row[1] in there]
         # Until somebody has looked, what is there may run.
-        self._ended, self._buried = set(), set()
+        self._ended, self._buried = set(), {}
         self._barred_fires |= known.fired
-        self._undetected = self._undetected or rolled_back
+        self._undetected = kind == "copy" or (self._undetected and kind == "key")
+
+    def forgot(self) -> None:
+        """The archive has no history any more."""
+        self._ended = set()
+
+    def adopted(self) -> None:
+        """An archive has begun, or begun anew: this one is never behind, and belongs here."""
+        self._say("the archive began anew" if self._is_archived else "")
+        self._is_archived = True
 
     def detected(self) -> None:
         """From now on nothing starts that the archive knows to have ended."""
-        known = read_archive(self._file)
+        self._is_frozen = True
+        rebuild = self._epoch("rebuild")
+        self.unnoticed = self.unnoticed and rebuild == self._rebuild
+        self._rebuild = rebuild
+        if self.unnoticed:
+            return
+        known, held = read_archive(self._file), self.held()
         self._undetected = False
         again = {name for name, task in self.tasks.items() if task.lives > 1}
-        redriven = {name for name, task in self.tasks.items() if task.redriven}
+        self._barred_fires |= known.fired
         self._ended = known.ended - (known.open.keys() & again)
-        self._buried = known.letters - known.open.keys() - again - redriven
+        self._buried = {name: token for name, token in sorted(known.letters) if name not in known.open.keys() | again}
+        self._tokens = {name: token for name, token in known.tokens.items() if name not in again}
+        self._order = [name for name in known.order if name not in held.open]
+        self._totals = known.totals
 
     def opened(self) -> None:
         """A rebuild has finished, and nobody has done anything since."""
+        first, self._is_frozen = self._is_frozen, False
+        if self.unnoticed or not first:
+            return
         try:
             held = self.held()
             self.check_shape(held)
             # Later only one of two has it: of those that lost it, and a new one to whom it seemed free.
             free = {task: key for task, key in held.keys.items() if key not in held.unique}
             assert not free, f"open tasks without their unique keys: {free}"
+            self._check_restored(held)
         except AssertionError as error:
-            # The daemon must not swallow it.
-            self.problem = self.problem or str(error)
+            self._say(str(error))
             raise
+
+    def _say(self, problem: str) -> None:
+        """The daemon must not swallow it."""
+        self.problem = self.problem or problem
+
+    def _check_restored(self, held: Held) -> None:
+        lower = {
+            name: (token, held.tokens[name])
+            for name, token in self._tokens.items()
+            if held.tokens.get(name, token) < token
+        }
+        assert not lower, f"fencing tokens went back: {lower}"
+        for stream, tasks in held.recovered.items():
+            back = [name for name in tasks if name in self._order]
+            ordered = [name for name in self._order if name in back]
+            assert back == ordered, f"{stream}: {back} instead of {ordered}"
+        less = {n: (number, held.totals.get(n)) for n, number in self._totals.items() if held.totals.get(n, 0) < number}
+        assert not less, f"totals went back: {less}"
 
     def check_shape(self, held: Held) -> None:
         """What holds between the keys whenever nothing is lost."""
@@ -276,7 +246,7 @@ class Checker:
         gone = [
             name
             for name, task in self.tasks.items()
-            if task.owed and not task.settled and name not in held.open and name not in held.letters
+            if task.owed and not task.settled and name not in held.open and name not in held.dead
         ]
         assert not gone, f"accepted, known to the archive or to Redis, and nowhere: {gone}"
         assert self._letters_gone(held) == set(), f"letters are gone: {self._letters_gone(held)}"
@@ -286,18 +256,27 @@ class Checker:
             task = row.rpartition("|")[2]
             assert not task or task in held.open, f"{schedule} waits for {task}, which is nowhere"
             assert task or schedule not in held.queued, f"{held.queued[schedule]} waits for nothing"
-        ended = held.open.keys() & (self._ended | self._buried)
+        buried = {name for name, token in self._buried.items() if held.tokens.get(name, token + 1) <= token}
+        ended = held.open.keys() & (self._ended | buried)
         assert not ended, f"open, and the archive knew that they had ended: {ended}"
 
     def _letters_gone(self, held: Held) -> set[str]:
-        known = ((name, self.tasks[name]) for name in self.letters if name not in held.letters)
-        return {name for name, task in known if not task.redriven and not task.settled}
+        known = ((name, self.tasks[name]) for name in self.letters if name not in held.dead)
+        # One that was purged may come back when the archive had not read of that.
+        return {name for name, task in known if task.owed and not task.redriven and not task.settled}
 
     def check_archive(self, held: Held) -> None:
         """It has read everything."""
         known = read_archive(self._file)
         assert known.open == held.open, f"archive: {known.open}, Redis: {held.open}"
-        assert known.letters == set(held.letters)
+        assert known.tokens == held.tokens, f"tokens in the archive: {known.tokens}, in Redis: {held.tokens}"
+        assert sorted(known.letters) == sorted((letter.task, letter.token) for letter in held.letters)
+        # An open task that was lost no event tells; nor does a rebuild believe in one that is nowhere.
+        rows = {
+            name: row if row.rpartition("|")[2] in known.open else f"{row.rpartition('|')[0]}|"
+            for name, row in known.rows.items()
+        }
+        assert rows == held.fired, f"rows of schedules in the archive: {known.rows}, in Redis: {held.fired}"
 
     def check_schedules(self, defined: dict[str, int]) -> None:
         """The definitions are the fold of what was put and not lost."""
@@ -312,7 +291,7 @@ class Checker:
         """Workers have done all that they were given."""
         assert not held.open, f"never done: {held.open}"
         assert not held.unique, f"unique keys are held by nobody: {held.unique}"
-        left = [n for n, t in self.tasks.items() if t.owed and not t.settled and n not in held.letters]
+        left = [n for n, t in self.tasks.items() if t.owed and not t.settled and n not in held.dead]
         assert not left, f"accepted and never settled: {left}"
         assert self._letters_gone(held) == set()
         waiting = {name: row for name, row in held.fired.items() if not row.endswith("|")}

@@ -20,7 +20,6 @@ from reclaimd.daemon.health import Health
 from reclaimd.daemon.links import Links
 from reclaimd.daemon.loops import schedule_archiver
 from reclaimd.daemon.loops.archiver import Archiver
-from reclaimd.daemon.loops.ownership import Claims
 from reclaimd.daemon.loops.schedule_archiver import ScheduleArchiver
 from reclaimd.daemon.loops.scheduler import Scheduler
 from reclaimd.daemon.loops.shell import Context
@@ -37,6 +36,8 @@ T = TypeVar("T")
 
 TIMED = {"adopt", "tail", "freeze", "restore", "drop", "finish"}
 """Scripts of the archive on a partition: they get the test's clock too."""
+TAIL_ENTRIES = 25
+"""Few, so that a tail seldom reads everything."""
 WRITES = {"claim", "commit", "reset", "begin_rebuild", "end_rebuild", "append", "keep_snapshot"}
 
 
@@ -51,7 +52,7 @@ class Host(Protocol):
     @property
     def now(self) -> int: ...
     def happened(self, script: str) -> None: ...
-    def may_take(self, owner: str) -> bool: ...
+    def wrote(self) -> None: ...
 
 
 class Killed(Exception):
@@ -107,9 +108,11 @@ class GatedLinks(Links):
         name = call.script.name
         await self._gate.point(f"before {name}")
         args = (self._now(), *call.args[1:]) if name in TIMED else call.args
+        if name == "tail":
+            args = (*args[:5], TAIL_ENTRIES, *args[6:])
         timed = Call(call.script, call.keys, args, call.parse)
         reply = await super().use(lambda client: redis_log.send(client, timed))
-        if name in {"freeze", "finish"} and reply.status == "ok":  # type: ignore[attr-defined]
+        if name in {"adopt", "freeze", "finish"} and reply.status == "ok":  # type: ignore[attr-defined]
             self._happened(name)
         await self._gate.point(f"after {name}")
         return reply
@@ -123,20 +126,22 @@ class GatedLinks(Links):
 class Gated:
     """The store of a daemon, or its part for schedules."""
 
-    def __init__(self, of: Any, gate: Gate) -> None:
+    def __init__(self, of: Any, gate: Gate, wrote: Callable[[], None]) -> None:
         self._of = of
         self._gate = gate
+        self._wrote = wrote
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._of, name)
         if name == "schedules":
-            return Gated(value, self._gate)
+            return Gated(value, self._gate, self._wrote)
         if name not in WRITES:
             return value
 
         async def gated(*args: Any, **more: Any) -> Any:
             await self._gate.point(f"before {name} in the archive")
             result = await value(*args, **more)
+            self._wrote()
             await self._gate.point(f"after {name} in the archive")
             return result
 
@@ -145,10 +150,6 @@ class Gated:
 
 class Members(Shared):
     """What the archivers of one daemon share."""
-
-    def __init__(self, store: Store, me: str, may_take: Callable[[str], bool]) -> None:
-        super().__init__(store, me)
-        self.claims = Claims(dead=may_take)
 
     def rebuilt(self, queue: str) -> None:
         pass
@@ -170,8 +171,8 @@ class Daemon:
         health = Health(monotonic=time.monotonic, wall=time.time)
         context = Context(settings, self.links, Connectivity(), health, instruments)
         self.store = world.store
-        store: Any = Gated(world.store, self.gate)
-        members = Members(store, me, world.may_take)
+        store: Any = Gated(world.store, self.gate, world.wrote)
+        members = Members(store, me)
         self.me = me
         self.archiver = Archiver(world.partition, members, context, lambda: None)
         self.schedules = ScheduleArchiver(context, members, Scheduler(context))
@@ -180,7 +181,6 @@ class Daemon:
     async def go_on(self, on: str, points: int) -> bool:
         """Pass so many points of the step under way, or of a new one. Returns whether that came to its end."""
         if self.step is None:
-            await self.beat()
             work = self.archiver if on == "tasks" else self.schedules
             self.step = self.gate.owner = asyncio.ensure_future(work.step())
         for _ in range(points):
@@ -188,6 +188,12 @@ class Daemon:
             if self._has_ended():
                 return True
         return False
+
+    async def go_until(self, where: str, most: int) -> None:
+        """Go on with the partition's tasks up to the next such point."""
+        for _ in range(most):
+            if await self.go_on("tasks", 1) or where in self.gate.where:
+                return
 
     async def beat(self) -> None:
         """Whoever was replaced learns so long before anybody replaces it, and does not begin another step."""
@@ -222,5 +228,5 @@ def adapt(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "RESTORE_ROWS", 3)
     monkeypatch.setattr(restoring, "PAGE", 5)
     monkeypatch.setattr(restoring_fired, "ROWS", 1)
-    # Owners change at once here, and not after seconds: none may trust what it knew some calls ago.
-    monkeypatch.setattr(schedule_archiver, "BEAT_SECONDS", 0)
+    # What takes seconds takes some calls here: so long an owner may trust what it knew.
+    monkeypatch.setattr(schedule_archiver, "BEAT_SECONDS", 0.05)

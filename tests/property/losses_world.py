@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from hypothesis import note
+from hypothesis import currently_in_test_context, note
 
-from property.losses_checker import Checker, read_archive
+from property.losses_checker import Checker
 from property.losses_daemons import Daemon
+from property.losses_state import Archived, read_archive
 from property.snapshot import raw_client
 from reclaimd.daemon.archive.errors import ArchiveFailed, Trouble
 from reclaimd.daemon.archive.rebuilding import rebuild_partition
@@ -38,7 +39,7 @@ T = TypeVar("T")
 LEASE = 3_000
 RETRY_MS = 500
 EVENTS_CAP = 500_000
-MENDING = {"empty", "rolled_back", "partial", "lost", "rebuilding"}
+REST_SECONDS = 20
 LONG = 3_000
 """Points that no daemon passes between two looks at whatever happens here."""
 
@@ -73,7 +74,7 @@ class World:
         self.offset = 0
         self.numbers = 0
         self.workers: dict[str, Worker] = {}
-        self.copies: list[dict[bytes, bytes]] = []
+        self.copies: list[tuple[dict[bytes, bytes], bool]] = []
         self.checker = Checker(self.raw, self.partition, self.file)
         self.daemons = [Daemon(self, "one"), Daemon(self, "two")]
 
@@ -92,12 +93,6 @@ class World:
     def now(self) -> int:
         """Wall milliseconds of the scripts: those of this machine, and what the test has added."""
         return int(time.time() * 1000) + self.offset
-
-    def may_take(self, owner: str) -> bool:
-        """Others take over from who is dead, or sleeps; not from who is about to write a mark, which is fast."""
-        return all(
-            daemon.step is None or daemon.me != owner or daemon.archiver.kind in MENDING for daemon in self.daemons
-        )
 
     def number(self) -> int:
         self.numbers += 1
@@ -118,8 +113,14 @@ class World:
         """A daemon has run it, and was not refused."""
         if script == "freeze":
             self.checker.detected()
-        else:
+        elif script == "finish":
             self.checker.opened()
+        else:
+            self.checker.adopted()
+
+    def wrote(self) -> None:
+        """A daemon has written to the archive."""
+        self.checker.archived()
 
     def enqueue(self, names: list[str], lane: str, delay_ms: int, unique: str) -> None:
         """By a producer, who may begin an epoch; an ID that was sent before is the same task."""
@@ -153,7 +154,7 @@ class World:
             self.workers.pop(name, None)
         for delivery in turned.deliveries:
             others = [w for n, w in self.workers.items() if n != name and self._is_live(n, w)]
-            self.checker.delivered(delivery.task_id, self.now, [one for w in others for one in w.running])
+            self.checker.delivered(delivery, self.now, [one for w in others for one in w.running])
             worker.running.append((delivery, self.checker.losses))
 
     def _join(self, name: str) -> Worker | None:
@@ -184,9 +185,9 @@ class World:
     def blackout(self) -> None:
         """Nobody renews for a lease, and daemons clear up."""
         self.workers.clear()
-        for _ in range(5):
+        for _ in range(6):
             self.offset += LEASE // 3
-            self.call(scripts.view(self.partition, now=self.now))
+            self.call(scripts.reclaim(self.partition, now=self.now, unknown=True))
         for _ in range(20):
             if not self.call(scripts.reclaim(self.partition, now=self.now, unknown=True)).more:
                 break
@@ -238,6 +239,21 @@ class World:
         with suppress(ArchiveFailed):
             self.run(self.daemons[who].go_on(on, points))
 
+    def go_until(self, who: int, where: str) -> None:
+        """A daemon goes on up to such a point, or to the end of what it does."""
+        with suppress(ArchiveFailed):
+            self.run(self.daemons[who].go_until(where, LONG))
+
+    def race(self, points: list[int]) -> None:
+        """Both daemons in turn."""
+        for number, some in enumerate(points):
+            self.go_on(number % 2, "tasks", some)
+
+    def forget(self) -> None:
+        """The archive's history is too old or too big: it keeps what there is, and forgets how that came about."""
+        self.run(self.store.retain(0, 0, self.now))
+        self.checker.forgot()
+
     def kill(self, who: int, points: int) -> None:
         """A daemon dies so many points further, and a new one starts."""
         if self.daemons[who].step is not None:
@@ -256,7 +272,8 @@ class World:
 
     def copy(self) -> None:
         """What a dump would hold now."""
-        self.copies.append({key: self.raw.execute_command("DUMP", key) for key in self._keys()})
+        keys = {key: self.raw.execute_command("DUMP", key) for key in self._keys()}
+        self.copies.append((keys, self.checker.unnoticed))
 
     def _keys(self) -> list[bytes]:
         found: list[bytes] = self.raw.execute_command("KEYS", "*")
@@ -269,14 +286,27 @@ class World:
             # Of the seen sets alone the loss is not noticed, and a client's report is no data.
             keys = [key for key in self._keys() if b":seen:" not in key and not key.endswith(b":queues")]
             if keys:
-                note(f"# {keys[pick % len(keys)].decode()} is deleted")
-                self.raw.execute_command("DEL", keys[pick % len(keys)])
-        else:
-            self.raw.execute_command("FLUSHALL")
-        if kind == "copy" and self.copies:
-            for key, value in self.copies[pick % len(self.copies)].items():
-                self.raw.execute_command("RESTORE", key, 0, value)
-        self.checker.lost(known, rolled_back=kind == "copy" and bool(self.copies))
+                self._delete(keys[pick % len(keys)], known)
+            return
+        self.raw.execute_command("FLUSHALL")
+        if kind == "all" or not self.copies:
+            self.checker.lost(known, "all", unnoticed=False)
+            return
+        copied, unnoticed = self.copies[pick % len(self.copies)]
+        for key, value in copied.items():
+            self.raw.execute_command("RESTORE", key, 0, value)
+        self.checker.lost(known, "copy", unnoticed=unnoticed)
+
+    def delete(self, name: str) -> None:
+        """One key of the partition."""
+        self._delete(f"{self.partition.tag}:{name}".encode(), read_archive(self.file))
+
+    def _delete(self, key: bytes, known: Archived) -> None:
+        if currently_in_test_context():
+            note(f"# {key.decode()} is deleted")
+        self.raw.execute_command("DEL", key)
+        # Sentinels are there until the rebuild ends; then they show it.
+        self.checker.lost(known, "key", unnoticed=self.state() in {"lost", "rebuilding"})
 
     def until_whole(self) -> None:
         """The daemons go on until nothing is left to be done: one that was in the middle, and one that starts."""
@@ -297,7 +327,8 @@ class World:
 
     async def _rest(self, daemon: Daemon, on: str) -> None:
         work = daemon.archiver if on == "tasks" else daemon.schedules
-        for _ in range(200):
+        deadline = time.monotonic() + REST_SECONDS
+        while time.monotonic() < deadline:
             if await work.step() >= 0.2:
                 return
         raise AssertionError(f"the archiver of {on} does not come to rest")
