@@ -138,6 +138,8 @@ class Database:
             files.look(path)
         except FileNotFoundError:
             raise ArchiveMissing(Trouble.ABSENT, self.where) from None
+        except PermissionError as error:
+            raise ArchiveFailed(Trouble.UNREADABLE, self.where, error.strerror or str(error)) from None
         self._rest = files.at_rest(path)
         self._engine = self._new_engine()
 

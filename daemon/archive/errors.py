@@ -19,6 +19,11 @@ class Trouble(Obstacle):
         "let this user create tables and use them, or make the file and its folder writable to it",
         False,
     )
+    UNREADABLE = (
+        "cannot be read by this user",
+        "run this as the user whom the file belongs to, or let this one read the file and enter its folder",
+        False,
+    )
     MISSING = ("is not there", "create the database or the folder that archive.url names", True)
     ABSENT = ("is not there", "correct archive.url (--archive-url), or start the daemon, which makes it", True)
     BLANK = ("is empty", "correct archive.url (--archive-url), or start the daemon, which makes its tables", True)

@@ -41,7 +41,14 @@ async def open_archive(settings: Config, access: Literal["write", "read", "copy"
 
 
 def _exists(path: str | None) -> bool:
-    return Path(path or "").exists()
+    try:
+        Path(path or "").stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        # What is wrong with it is told when it is opened.
+        return True
+    return True
 
 
 def new_id() -> str:

@@ -32,10 +32,10 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def may_not_write(folder: Path) -> Iterator[None]:
-    """The folder and its files are somebody else's, who lets us read them."""
+def may_not_write(folder: Path, mode: int = 0o444) -> Iterator[None]:
+    """The folder and its files are somebody else's, who lets us read them, or what `mode` says."""
     for path in folder.iterdir():
-        path.chmod(0o444)
+        path.chmod(mode)
     folder.chmod(0o555)
     root = os.geteuid() == 0
     if root:
@@ -184,8 +184,13 @@ async def test_a_folder_of_somebody_else(folder: Path) -> None:
             shutil.copy(f"{file}{suffix}", copy / f"archive.db{suffix}")
     with may_not_write(copy):
         error = await refused(copy / "archive.db")
-    assert error.trouble is Trouble.PERMISSION
+    assert error.trouble is Trouble.UNREADABLE
     assert "archive.db-wal was left behind: only who may write to its folder can read it" in str(error)
+    copy.chmod(0o755)
+    with may_not_write(copy, mode=0):
+        error = await refused(copy / "archive.db")
+        assert error.trouble is Trouble.UNREADABLE
+        assert "(Permission denied): run this as the user whom the file belongs to" in str(error)
     copy.chmod(0o755)
     for path in copy.iterdir():
         path.chmod(0o644)
