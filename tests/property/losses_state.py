@@ -18,8 +18,8 @@ SENTINEL = "{archive}"
 @dataclass(frozen=True)
 class Archived:
     """What is committed. `open`: due by task, 0 unless it is delayed; `letters`: each with its fencing token;
-    `tokens`: of open tasks; `order`: those in streams, as they are to be restored; `rows`: of schedules, as Redis would have them;
-    `totals`: the counters; `events`: the log of schedules, as raw text.
+    `tokens`: of open tasks; `order`: those in streams, as they are to be restored;
+    `rows`: of schedules, as Redis would have them; `totals`: the counters; `events`: the log of schedules, as raw text.
     """
 
     open: dict[str, int] = field(default_factory=dict)
