@@ -241,7 +241,7 @@ class Store:
     async def end_rebuild(
         self, partition: Partition, rebuild_id: str, epoch_id: str, mark: str, report: Report
     ) -> bool:
-        """Keep the report, and archive again from `0-0` on. False: another rebuild has begun meanwhile."""
+        """Keep the report, and archive again from `0-0` on. False: it has been ended, or another one has begun."""
         return await rebuilds.end(self._database, partition, rebuild_id, epoch_id, mark, report)
 
     async def rebuilds(self, namespace: str, queue: str | None = None, limit: int = 100) -> list[Report]:

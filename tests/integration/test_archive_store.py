@@ -242,6 +242,11 @@ async def test_rebuilds_are_remembered(url: str) -> None:
         assert last.tasks_restored == 1
         assert last.ended_ms > 0
         assert await names(store) == ["t1 lane:normal"]
+        # Another daemon did the same and is late: what was archived since stays.
+        await store.commit(MAIL, ME, upserts(task(2)), {"events": "2-0"}, "6:c")
+        assert not await store.end_rebuild(MAIL, "r1", "e2", "5:b", report)
+        row = await row_of(store)
+        assert (row.mark, row.positions) == ("6:c", {"events": "2-0"})
 
 
 @in_loop
