@@ -33,14 +33,38 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 ONE_AFTER_ANOTHER = {"chaos", "systemd"}
+# Of the rest, what takes longest begins first, so that no process of pytest-xdist is left alone with it at the end.
+LONGEST = (
+    "integration/test_bench.py",
+    "model/test_conformance.py",
+    "property",
+    "integration/test_archiver.py",
+    "integration/test_cli_drill.py",
+    "model",
+    "integration/test_worker_deaths.py",
+    "integration/test_schedule_archive_firing.py",
+    "integration/test_cli_rebuild.py",
+    "integration",
+)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# Before pytest-xdist's own, which reads the groups.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What kills, freezes and measures real processes runs in one process of pytest-xdist, one after another."""
     here = Path(__file__).parent
-    for item in items:
-        if item.path.relative_to(here).parts[0] in ONE_AFTER_ANOTHER:
-            item.add_marker(pytest.mark.xdist_group("processes"))
+    places = {item: item.path.relative_to(here) for item in items}
+    for item, place in places.items():
+        if place.parts[0] in ONE_AFTER_ANOTHER:
+            item.add_marker(pytest.mark.xdist_group(place.parts[0]))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: _rank(places[item]))
+
+
+def _rank(place: Path) -> int:
+    if place.parts[0] in ONE_AFTER_ANOTHER:
+        return -1
+    return next((rank for rank, long in enumerate(LONGEST) if place.is_relative_to(long)), len(LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -57,9 +57,11 @@ def main() -> int:
         if missing := missing_from(wheel, tree):
             raise SystemExit(f"wheel smoke: not in the wheel: {', '.join(missing)}")
         clean = tree / "clean"
-        venv.create(clean, with_pip=True)
+        venv.create(clean, with_pip=False)
         python = clean / "bin" / "python"
-        install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        # By the pip that is here, and nothing compiled that is imported once.
+        pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
+        install = (*pip, "install", "--quiet", "--no-compile")
         run(*install, "--require-hashes", "-r", tree / "requirements" / "run.txt", cwd=tree)
         run(*install, "--no-deps", "--no-index", wheel, cwd=tree)
         print(f"wheel smoke: {run(python, '-P', '-W', 'error', '-c', IMPORT_ALL, cwd=tree / 'unpacked')}")

@@ -5,15 +5,20 @@ import pty
 import signal
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from support.cli import Done, Scene, command, environment, reclaimd
+from support import cli
+from support.cli import Done, Scene, command, environment
 from support.servers import Server, free_port
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.flavours("valkey")
+
+# What goes wrong before a command is found, or while it imports, is seen only where nothing is imported yet.
+reclaimd = partial(cli.reclaimd, anew=True)
 
 
 def complaint(done: Done, code: int) -> str:
