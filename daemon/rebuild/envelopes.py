@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -16,7 +17,7 @@ _words = msgspec.json.Decoder(list[str], strict=False)
 _OPTIONAL = (b"deliveries", b"attempts", b"handbacks", b"token", b"unique", b"schedule", b"history")
 _COUNTS = frozenset(_OPTIONAL[:4])
 _LANES = frozenset(lane.encode() for lane in LANES)
-_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:-")
+_is_name = re.compile(rb"[A-Za-z0-9_.:-]{1,128}").fullmatch
 
 
 def pack(fields: Sequence[bytes]) -> bytes:
@@ -59,8 +60,7 @@ def is_whole(fields: Sequence[bytes]) -> bool:
         and fields[6] == b"max"
         and fields[-2] == b"body"
         and fields[5] in _LANES
-        and 0 < len(fields[1]) <= 128
-        and _NAME.issuperset(fields[1])
+        and _is_name(fields[1]) is not None
     )
 
 
@@ -84,7 +84,8 @@ def count(text: bytes | None) -> int:
 
 def mapping(fields: Sequence[bytes]) -> dict[bytes, bytes]:
     """Values by field."""
-    return dict(zip(fields[::2], fields[1::2], strict=True))
+    each = iter(fields)
+    return dict(zip(each, each, strict=True))
 
 
 def token(e: dict[bytes, bytes]) -> int:

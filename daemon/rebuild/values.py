@@ -335,7 +335,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def sort_of_entry(entry_id: str) -> str:
     """The `sort` of an entry ID `<ms>-<seq>`: text that compares as Redis orders IDs. ValueError for another text."""
     ms, _, seq = entry_id.partition("-")
-    return f"{int(ms):020d}-{int(seq):020d}"
+    if not (entry_id.isascii() and ms.isdigit() and seq.isdigit()):
+        raise ValueError(f"{entry_id!r} is no entry ID")
+    return f"{ms:0>20}-{seq:0>20}"
 
 
 def sort_of_due(due: int) -> str:
