@@ -61,6 +61,8 @@ class Checker:
         self._ever_open: set[str] = set()
         self._ever_dead: set[str] = set()
         self._is_archived = False
+        self._wants_pause = False
+        self._must_pause = False
         self._barred_fires: set[str] = set()
         self._undetected = False
         self._archived_events: set[bytes] = set()
@@ -110,6 +112,11 @@ class Checker:
             known.settled = True
         if outcome in {"retry", "parked"}:
             known.not_before = now + delay_ms
+
+    def paused(self, paused: bool) -> None:
+        """An operator wants it so."""
+        self._wants_pause = paused
+        self._must_pause = self._must_pause and paused
 
     def letter_gone(self, task: str, what: str) -> None:
         """Redriven or purged."""
@@ -176,6 +183,7 @@ class Checker:
         self.log = [row for row in self._put if row[1] in there]
         # Until somebody has looked, what is there may run.
         self._ended, self._buried = set(), {}
+        self._must_pause = self._wants_pause and known.paused
         self._barred_fires |= known.fired
         self._undetected = kind == "copy" or (self._undetected and kind == "key")
 
@@ -227,6 +235,8 @@ class Checker:
         self.problem = self.problem or problem
 
     def _check_restored(self, held: Held) -> None:
+        paused = self._raw.execute_command("HGET", self._partition.key("control"), "paused")
+        assert paused == b"1" or not self._must_pause, "it was paused, and goes on"
         lower = {
             name: (token, held.tokens[name])
             for name, token in self._tokens.items()

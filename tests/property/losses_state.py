@@ -6,7 +6,7 @@ Of the code under test only the names of keys and tables are used here.
 import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ class Archived:
     order: list[str] = field(default_factory=list)
     rows: dict[str, str] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
+    paused: bool = False
     ended: set[str] = field(default_factory=set)
     fired: set[str] = field(default_factory=set)
     events: set[bytes] = field(default_factory=set)
@@ -49,8 +50,9 @@ def read_archive(file: Path) -> Archived:
                 found.order.append(task)
         for schedule, *row in database.execute('SELECT schedule, generation, last, "count", open FROM reclaimd_fired'):
             found.rows[schedule] = "|".join(map(str, row))
-        for (totals,) in database.execute("SELECT counters FROM reclaimd_partitions WHERE queue <> ''"):
+        for paused, totals in database.execute("SELECT paused, counters FROM reclaimd_partitions WHERE queue <> ''"):
             found.totals.update(json.loads(totals))
+            found = replace(found, paused=bool(paused))
         for (e,) in database.execute("SELECT e FROM reclaimd_events"):
             for event in json.loads(e):
                 _note(found, event)

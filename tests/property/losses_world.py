@@ -196,18 +196,26 @@ class World:
         self.offset += ms
         self.call(scripts.promote(self.partition, now=self.now))
 
+    def pause(self, *, paused: bool) -> None:
+        """By an operator, who also lets it go on."""
+        self.call(scripts.pause(self.partition, paused, now=self.now))
+        self.checker.paused(paused)
+
     def letter(self, what: str, pick: int) -> None:
-        """Redrive or purge one."""
+        """Redrive or purge one; not beside a new task of its ID, for which nobody looks: there would be two."""
         letters = self.raw.execute_command("XRANGE", self.partition.key("dead"), "-", "+")
         if not letters or self.state() in {"lost", "rebuilding"}:
             return
         entry, flat = letters[pick % len(letters)]
+        task = flat[flat.index(b"task") + 1].decode()
+        if what == "redrive" and task in self.checker.held().open:
+            return
         if what == "redrive":
             done = self.call(scripts.redrive(self.partition, [entry.decode()], now=self.now))[0].status == "ok"
         else:
             done = self.call(scripts.purge(self.partition, [entry.decode()], now=self.now)) == 1
         if done:
-            self.checker.letter_gone(flat[flat.index(b"task") + 1].decode(), what)
+            self.checker.letter_gone(task, what)
 
     def fire(self, name: str, overlap: str, how_many: int) -> None:
         """By a daemon that plans by what Redis says was fired, as one does that has just started."""

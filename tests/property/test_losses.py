@@ -67,6 +67,7 @@ MOVES: dict[str, Move] = {
     "die": Move(2, {"name": st.sampled_from(["a", "b"])}),
     "blackout": Move(1, {}),
     "promote": Move(3, {"ms": st.sampled_from([0, 500, 3_000])}),
+    "pause": Move(1, {"paused": st.sampled_from([True, False, False])}),
     "letter": Move(3, {"what": st.sampled_from(["redrive", "purge"]), "pick": FEW}),
     "fire": Move(
         5, {"name": NAME, "overlap": st.sampled_from(["queue_one", "queue_one", "skip", "allow"]), "how_many": WHO}
@@ -168,6 +169,7 @@ class Losses(RuleBasedStateMachine):
         assert (report.restored, report.dropped) == ({}, {}), report
         check_same(held, checker.held())
         world.until_whole()
+        world.pause(paused=False)
         world.blackout()
         for _ in range(60):
             world.promote(1_000)
