@@ -37,7 +37,7 @@ class Forked:
         request = {"args": args, "env": {**env}, "cwd": folder, "session": new_session}
         with theirs:
             socket.send_fds(_zygote(), [json.dumps(request).encode()], [*files, theirs.fileno()])
-        self._ours.settimeout(60)
+        self._ours.settimeout(300)
         self.pid = int(self._ours.recv(100))
 
     def poll(self) -> int | None:
