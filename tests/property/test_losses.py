@@ -234,4 +234,4 @@ def test_data_that_came_back_before_the_rebuild_reached_redis_are_archived_on(lo
 def test_soak(losses: type[Losses], soak_seconds: float) -> None:
     deadline = time.monotonic() + soak_seconds
     while time.monotonic() < deadline:
-        explore(losses, examples=100, steps=100)
+        explore(losses, examples=20, steps=100)
