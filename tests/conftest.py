@@ -3,9 +3,11 @@
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 pytest.register_assert_rewrite("support")
 
@@ -48,17 +50,27 @@ LONGEST = (
 )
 
 
-# Before pytest-xdist's own, which reads the groups.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What kills, freezes and measures real processes runs in one process of pytest-xdist, one after another."""
-    here = Path(__file__).parent
-    places = {item: item.path.relative_to(here) for item in items}
-    for item, place in places.items():
-        if place.parts[0] in ONE_AFTER_ANOTHER:
-            item.add_marker(pytest.mark.xdist_group(place.parts[0]))
+    """In a process of pytest-xdist the long tests come first."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: _rank(places[item]))
+        here = Path(__file__).parent
+        items.sort(key=lambda item: _rank(item.path.relative_to(here)))
+
+
+class FoldersTogether(LoadScopeScheduling):  # type: ignore[misc]
+    """What kills, freezes and measures real processes runs in one process for each folder, one after another.
+
+    Not by `xdist_group` marks: pytest-xdist 3.8 appends those to the IDs of tests, which pytest 9.2 does not let it do.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = Path(nodeid.partition("::")[0]).parent.name
+        return folder if folder in ONE_AFTER_ANOTHER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FoldersTogether | None:
+    """For `--dist loadgroup`; otherwise pytest-xdist's own."""
+    return FoldersTogether(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def _rank(place: Path) -> int:
