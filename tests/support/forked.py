@@ -38,7 +38,11 @@ class Forked:
         with theirs:
             socket.send_fds(_zygote(), [json.dumps(request).encode()], [*files, theirs.fileno()])
         self._ours.settimeout(300)
-        self.pid = int(self._ours.recv(100))
+        try:
+            self.pid = int(self._ours.recv(100))
+        except (OSError, ValueError):
+            self._ours.close()
+            raise
 
     def poll(self) -> int | None:
         """The exit code, or minus the signal that ended it; None while it runs."""

@@ -84,7 +84,11 @@ def _serve(asks: socket.socket) -> dict[str, Any] | None:
                 if not pid:
                     return {**json.loads(message), "files": files}
                 teller = socket.socket(fileno=files.pop())
-                teller.send(str(pid).encode())
+                try:
+                    teller.send(str(pid).encode())
+                except OSError:
+                    # Whoever asked has given up: nobody would end it.
+                    os.kill(pid, signal.SIGKILL)
                 for file in files:
                     os.close(file)
                 watch = os.pidfd_open(pid)

@@ -263,7 +263,7 @@ def _install_units(root: Path) -> None:
     (units / "valkey-server.service").write_text(_SERVER)
     (wanted / "valkey-server.service").symlink_to("../valkey-server.service")
     found = "".join(f"Environment={variable}\n" for variable in libraries())
-    drop_in(root, "reclaimd.service", f"[Service]\n{found}WatchdogSec=2s\n")
+    drop_in(root, "reclaimd.service", f"[Service]\n{found}WatchdogSec=5s\n")
     drop_in(root, "reclaimd-worker@.service", f"[Service]\n{found}ReadWritePaths=/out\n")
     nameless = "ExecStart=\nExecStart=/opt/reclaimd/bin/reclaimd worker ${WORKER_APP} $WORKER_FLAGS\n"
     drop_in(root, "reclaimd-worker@nameless.service", f"[Service]\n{nameless}")
