@@ -6,7 +6,7 @@ The caller judges what was found, and says when to go on; what is done then is t
 import secrets
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import anyio
 import msgspec
@@ -22,6 +22,7 @@ from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams import archive_scripts
 from reclaimd.streams.archive_scripts import Expected, Facts
 from reclaimd.streams.keys import Partition
+from reclaimd.streams.redis_log import AsyncClient
 
 if TYPE_CHECKING:
     from reclaimd.daemon.archive.store import Store
@@ -115,15 +116,29 @@ class Following:
     async def read_unstreamed(self, row: PartitionRow) -> PartitionRow:
         """What the events of a partition that was there before its archive do not tell any more. Returns the new row.
 
-        Nothing is done when the archive has it.
+        Nothing is done when the archive has it. What is read of older data, or of others', is not kept.
         """
         if not row.epoch_id or _WHOLE in row.positions or row.state != "archiving":
             return row
         async for page in tailing.unstreamed(self.redis, self.partition):
+            if not await self._is_known(row):
+                return row
             await self._commit(page, row.positions, None)
+        if not await self._is_known(row):
+            return row
         positions = {**row.positions, _WHOLE: "1"}
         await self._commit(Changes(), positions, None)
         return msgspec.structs.replace(row, positions=positions)
+
+    async def _is_known(self, row: PartitionRow) -> bool:
+        """Whether what was read before this belongs to the partition as the archive knows it."""
+
+        async def ask(client: AsyncClient) -> list[bytes | None]:
+            fields = ["id", "mark", "mark_before"]
+            return cast("list[bytes | None]", await client.hmget(self.partition.key("epoch"), fields))
+
+        epoch_id, *marks = await self.redis.use(ask)
+        return epoch_id == row.epoch_id.encode() and row.mark.encode() in marks
 
     async def read_again(self, epoch_id: str, mark: str) -> PartitionRow | None:
         """Begin anew with this epoch: forget its tasks, and read everything that there is. Returns the new row."""

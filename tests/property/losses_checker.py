@@ -34,6 +34,7 @@ class Known:
     owed: bool = True
     settled: bool = False
     redriven: bool = False
+    purged: bool = False
     lives: int = 1
 
 
@@ -84,7 +85,8 @@ class Checker:
             self.tasks[task] = Known(not_before)
             return
         assert self.losses, f"{task} was accepted twice"
-        known.owed, known.not_before = True, min(known.not_before, not_before)
+        # Whole, Redis would have known the ID of one that was purged, and taken it for sent twice.
+        known.owed, known.not_before = known.owed or not known.purged, min(known.not_before, not_before)
         known.lives += 1
         self._forget_lives(task)
 
@@ -124,7 +126,7 @@ class Checker:
         self.letters.discard(task)
         self._ever_dead.discard(task)
         if what == "purge":
-            known.owed = False
+            known.owed, known.purged = False, True
         else:
             known.redriven = True
             self._buried.pop(task, None)

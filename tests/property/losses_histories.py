@@ -62,4 +62,23 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("delete", {"name": "lane:normal"}),
         ],
     ),
+    "older data come back right after a rebuild, with a task delayed that had ended": (
+        True,
+        [
+            ("lose", {"kind": "all", "pick": 0}),
+            ("go_until", {"who": 0, "where": "after end_rebuild"}),
+            ("lose", {"kind": "copy", "pick": 0}),
+            ("work", {"name": "b", "want": 3, "outcomes": []}),
+            ("work", {"name": "b", "want": 0, "outcomes": ["parked", "retry"]}),
+        ],
+    ),
+    "the ID of a letter that was purged is sent again": (
+        False,
+        [
+            ("letter", {"what": "purge", "pick": 0}),
+            ("until_whole", {}),
+            ("lose", {"kind": "all", "pick": 0}),
+            ("send", {"name": "t2"}),
+        ],
+    ),
 }
