@@ -172,7 +172,7 @@ class Checker:
         held = self.held()
         for name, task in self.tasks.items():
             # It ended, and the archive had not heard of that: it may live again.
-            task.lives += task.settled and name in known.open
+            task.lives += name in known.open and (task.settled or name in held.dead)
             somewhere = name in held.open or name in held.dead or name in self._ever_open | self._ever_dead
             task.owed = task.owed and somewhere
             dues = [where[name] for where in (known.open, held.open) if name in where]
