@@ -171,8 +171,6 @@ class Checker:
         self.losses += 1
         held = self.held()
         for name, task in self.tasks.items():
-            # It ended, and the archive had not heard of that: it may live again.
-            task.lives += name in known.open and (task.settled or name in held.dead)
             somewhere = name in held.open or name in held.dead or name in self._ever_open | self._ever_dead
             task.owed = task.owed and somewhere
             dues = [where[name] for where in (known.open, held.open) if name in where]
@@ -208,6 +206,9 @@ class Checker:
             return
         known, held = read_archive(self._file), self.held()
         self._undetected = False
+        for name, task in self.tasks.items():
+            # It ended, and the archive has not heard of that: it may live again.
+            task.lives += name in known.open and (task.settled or name in held.dead)
         again = {name for name, task in self.tasks.items() if task.lives > 1}
         self._barred_fires |= known.fired
         self._ended = known.ended - (known.open.keys() & again)
