@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,7 @@ class Figure:
             "aim": None if self.aim is None else self.aim.text(self.unit),
             "met": self.met,
             "note": self.note,
+            "row": self.as_row(),
         }
 
     def as_row(self) -> list[str]:
@@ -124,30 +125,38 @@ def rounded(values: Sequence[float]) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def markdown(head: dict[str, Any], figures: Sequence[Figure]) -> str:
-    """The page: how it was measured, then the table."""
-    how = (
-        f"Measured on {head['date']} with {head['server']} on {head['cpus']} CPUs, Python {head['python']}, nothing "
-        f"persisted, by `{head['command']}`. Load of the machine (1 minute) before: {head['load_before']}, after: "
-        f"{head['load_after']}."
-    )
+def markdown(cases: Mapping[str, dict[str, Any]]) -> str:
+    """The page, of the parts of a document: what was measured, then how."""
     what = (
         "Medians of the runs. A floor is what the server itself, or the bare client, does for the same data in the "
-        "same run; *of the floor* is the median of each run's own ratio."
+        "same run; *of the floor* is the median of each run's own ratio. Nothing is persisted by the server unless the "
+        "line says so."
     )
     lines = [
         "# Benchmarks",
-        "",
-        how,
         "",
         what,
         "",
         _row(HEADINGS),
         _row(["---"] * len(HEADINGS)),
-        *(_row(figure.as_row()) for figure in figures),
+        *(_row(figure["row"]) for case in cases.values() for figure in case["figures"]),
+        "",
+        "How they were measured; the load is the machine's, of one minute:",
+        "",
+        _row(HOW),
+        _row(["---"] * len(HOW)),
+        *(_row(_how(letter, case)) for letter, case in cases.items()),
         "",
     ]
     return "\n".join(lines)
+
+
+HOW = ["", "when", "server", "CPUs", "Python", "load before", "after", "by"]
+
+
+def _how(letter: str, case: dict[str, Any]) -> list[str]:
+    names = ("date", "server", "cpus", "python", "load_before", "load_after")
+    return [letter, *(str(case[name]) for name in names), f"`{case['command']}`"]
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from measure import HEADINGS, Figure
+from measure import HEADINGS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -49,11 +49,12 @@ class Progress:
         self._bars.advance(self._task)
 
 
-def show(head: dict[str, Any], figures: Sequence[Figure]) -> None:
+def show(cases: Mapping[str, dict[str, Any]]) -> None:
     """Print the table."""
-    table = Table(title=f"{head['server']}, {head['cpus']} CPUs, {head['date']}")
+    table = Table()
     for heading in HEADINGS:
         table.add_column(heading)
-    for figure in figures:
-        table.add_row(*figure.as_row())
+    for case in cases.values():
+        for figure in case["figures"]:
+            table.add_row(*figure["row"])
     Console().print(table) if sys.stdout.isatty() else Console(width=220).print(table)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {"a": 4, "b": 1, "c": 2, "d": 1, "e": 6, "f": 3, "g": 3, "h": 3, "j": 6, "k": 4}
-KEYS = {"case", "name", "unit", "median", "p99", "min", "max", "runs", "floors", "ratio", "aim", "met", "note"}
+KEYS = {"case", "name", "unit", "median", "p99", "min", "max", "runs", "floors", "ratio", "aim", "met", "note", "row"}
 
 
 def test_every_case_measures_and_is_written(tmp_path: Path) -> None:
@@ -15,9 +15,11 @@ def test_every_case_measures_and_is_written(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
     assert ended.returncode == 0, ended.stderr
     document = json.loads((tmp_path / "benchmarks.json").read_text())
-    assert {"date", "server", "cpus", "command", "load_before", "load_after"} <= document.keys()
-    figures = document["figures"]
-    assert {case: sum(figure["case"] == case for figure in figures) for case in FIGURES} == FIGURES
+    cases = document["cases"]
+    for part in cases.values():
+        assert {"date", "server", "cpus", "command", "load_before", "load_after", "quick"} < part.keys()
+    figures = [figure for part in cases.values() for figure in part["figures"]]
+    assert {case: len(cases[case]["figures"]) for case in FIGURES} == FIGURES
     for figure in figures:
         assert figure.keys() == KEYS
         assert figure["runs"]
