@@ -12,7 +12,7 @@ import anyio
 import msgspec
 
 from reclaimd.daemon.archive import tailing
-from reclaimd.daemon.archive.errors import ArchiveFailed, Trouble
+from reclaimd.daemon.archive.errors import ArchiveFailed, OwnerLost, Trouble
 from reclaimd.daemon.archive.scanning import Redis
 from reclaimd.daemon.rebuild.apply import batches, changes, positions_after, wanted
 from reclaimd.daemon.rebuild.detect import verdict
@@ -143,6 +143,14 @@ class Following:
     async def read_again(self, epoch_id: str, mark: str) -> PartitionRow | None:
         """Begin anew with this epoch: forget its tasks, and read everything that there is. Returns the new row."""
         await self.store.reset(self.partition, self.me, epoch_id, mark)
+        return await self.store.partition(self.partition)
+
+    async def take_up(self, row: PartitionRow) -> PartitionRow | None:
+        """A rebuild was begun in the archive, but what Redis has is as `row` knows it: that data came back, or whoever
+        began it was late. Nothing was archived since, so this goes on from there. Returns the new row.
+        """
+        if not await self.store.cancel_rebuild(self.partition, row.rebuild_id, self.me):
+            raise OwnerLost(str(self.partition))
         return await self.store.partition(self.partition)
 
     async def adopt(self, row: PartitionRow | None, seen: Facts, events_cap: int) -> Adopted:

@@ -69,6 +69,16 @@ async def end(
         return done.rowcount == 1
 
 
+@to_the_end
+async def cancel(database: Database, partition: Partition, rebuild_id: str, me: str) -> bool:
+    """See `Store.cancel_rebuild`."""
+    async with database.writing() as connection:
+        ours = (_partitions.owner == me) & (_partitions.rebuild_id == rebuild_id) & _partitions.state.in_(_BEGUN)
+        following = update(schema.partitions).where(is_partition(partition), ours)
+        done = await connection.execute(following.values(state="archiving", new_epoch_id=""))
+        return done.rowcount == 1
+
+
 async def newest(database: Database, namespace: str, queue: str | None, limit: int) -> list[Report]:
     """See `Store.rebuilds`."""
     wanted = select(_rebuilds.report).where(_rebuilds.namespace == namespace)

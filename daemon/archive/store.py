@@ -244,6 +244,10 @@ class Store:
         """Keep the report, and archive again from `0-0` on. False: it has been ended, or another one has begun."""
         return await rebuilds.end(self._database, partition, rebuild_id, epoch_id, mark, report)
 
+    async def cancel_rebuild(self, partition: Partition, rebuild_id: str, me: str) -> bool:
+        """It was begun for nothing: archive on from where this stood. False: `me` is not the owner, or it has ended."""
+        return await rebuilds.cancel(self._database, partition, rebuild_id, me)
+
     async def rebuilds(self, namespace: str, queue: str | None = None, limit: int = 100) -> list[Report]:
         """Newest first; of one that has not ended, `ended_ms` is 0 and the numbers are missing."""
         return await rebuilds.newest(self._database, namespace, queue, limit)

@@ -163,8 +163,7 @@ class Archiver:
         if found.tail.gap:
             return await self._over_a_gap(following, row)
         if row.state != "archiving":
-            # Before the rebuild that was begun reached Redis, data came back that are as the archive knows them.
-            self.began_anew(await following.read_again(row.epoch_id, row.mark))
+            self.row = await following.take_up(row)
             return 0.0
         self._suspicious = False
         self._repair.healthy()

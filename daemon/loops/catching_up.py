@@ -57,8 +57,11 @@ async def _step(following: Following, row: PartitionRow, told: Callable[[int], o
     found = await following.read(await following.read_unstreamed(row))
     if not found.healthy:
         return True
-    if found.tail.gap or row.state != "archiving":
+    if found.tail.gap:
         await following.read_again(row.epoch_id, row.mark)
+        return True
+    if row.state != "archiving":
+        await following.take_up(row)
         return True
     if (await following.archive(found)).seconds is not None:
         told(len(found.tail.events))
