@@ -1,7 +1,7 @@
 """Typed callers of the scripts that archive a partition, and bring it back from its archive. No IO here.
 
-Every one names the epoch, mark, rebuild or cursor that the caller saw last, and does nothing when that is not so any
-more: sent twice, late, or by two daemons it has the effect of one (docs/protocol.md "Archive").
+Each names the epoch, mark, rebuild or cursor that the caller saw, and does nothing when that has changed: sent twice,
+late, or by two daemons it has the effect of one (docs/protocol.md "Archive").
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ TAIL_BYTES: Final = 524_288
 RESTORE_ROWS: Final = 200
 RESTORE_BYTES: Final = 262_144
 """What one `restore` or `drop` may hold, for the same reason."""
-
 State = Literal["ok", "absent", "lost", "rebuilding"]
 NOWHERE: Final = "0-0"
 ANYWHERE: Final = "*"
@@ -321,10 +320,12 @@ def restore_unique(
     step: tuple[str, str],
     pairs: Sequence[tuple[str, str]],
     *,
+    free: bool = False,
     now: int | None = None,
 ) -> Call[Restored]:
-    """Tasks that are there hold their unique keys again, unless somebody does: (key, task_id)."""
-    return _restore(partition, rebuild_id, step, "unique", [part for pair in pairs for part in pair], now)
+    """Tasks that are there hold their unique keys, unless somebody does: (key, task_id); or, nowhere, `free` them."""
+    flat, kind = [part for pair in pairs for part in pair], "free" if free else "unique"
+    return _restore(partition, rebuild_id, step, kind, flat, now)
 
 
 def restore_facts(

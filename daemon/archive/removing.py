@@ -37,8 +37,10 @@ async def remove(job: Job, *, dry_run: bool = False) -> Place:
     """
     job.meter.begin("looking at what Redis has")
     await note_what_followed(job)
-    names, oldest = await _names(job)
-    ended = await _ended(job, names, oldest) if names else {}
+    there, letters, oldest = await _names(job)
+    ended = await _ended(job, there | letters, oldest) if there or letters else {}
+    if not dry_run:
+        await _free_keys(job, there)
     await _judge(job, ended, dry_run=dry_run)
     following = Place("tasks")
     if not dry_run:
@@ -61,15 +63,17 @@ async def keep_all(job: Job) -> None:
         job.meter.add(len(page))
 
 
-async def _names(job: Job) -> tuple[set[str], int]:
-    """The IDs of all tasks in Redis, and the birth of the oldest."""
-    names, oldest = set[str](), job.now_ms
-    async for page in Scan(job.redis, job.partition).tasks():
+async def _names(job: Job) -> tuple[set[str], set[str], int]:
+    """The IDs of all tasks in Redis, those of dead letters, and the birth of the oldest."""
+    there, letters, oldest = set[str](), set[str](), job.now_ms
+    scan = Scan(job.redis, job.partition)
+    async for page in scan.tasks():
         for present in page:
-            names.add(present.task_id)
+            (letters if present.place == DEAD else there).add(present.task_id)
             oldest = min(oldest, present.birth_ms)
         job.meter.add(len(page))
-    return names, oldest
+    there.update(scan.strays)
+    return there, letters, oldest
 
 
 async def _ended(job: Job, names: set[str], oldest: int) -> dict[str, Ended]:
@@ -186,3 +190,15 @@ async def _take_keys(job: Job, kept: Sequence[Present]) -> None:
     for start in range(0, len(pairs), RESTORE_ROWS):
         some = pairs[start : start + RESTORE_ROWS]
         await job.step(restore_unique(job.partition, job.rebuild_id, (_HERE, _HERE), some), _HERE)
+
+
+async def _free_keys(job: Job, there: Collection[str]) -> None:
+    """A unique key whose task is nowhere, neither in Redis nor in the archive, would bar every later one for ever."""
+    async for page in Scan(job.redis, job.partition).unique():
+        held = [(key, task) for key, task in page if task not in there]
+        archived = await job.store.tasks_by_id(job.partition, {task for _, task in held})
+        coming = {row.task_id for row in archived if row.place != DEAD}
+        idle = [(key, task) for key, task in held if task not in coming]
+        for start in range(0, len(idle), RESTORE_ROWS):
+            some = idle[start : start + RESTORE_ROWS]
+            await job.step(restore_unique(job.partition, job.rebuild_id, (_HERE, _HERE), some, free=True), _HERE)

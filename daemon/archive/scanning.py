@@ -89,6 +89,12 @@ class Scan:
                     self.strays[task_id.decode(errors="replace")] = body
             yield page
 
+    async def unique(self) -> AsyncIterator[list[tuple[str, str]]]:
+        """Unique keys that are held, each with the ID of its task."""
+        async for held in self._scan("unique", "hscan"):
+            pairs = ((key.decode(errors="replace"), task.decode(errors="replace")) for key, task in held)
+            yield [(key, task) for key, task in pairs if key != keys.SENTINEL]
+
     async def queued(self) -> AsyncIterator[list[Present]]:
         """What waits for the open task of its schedule."""
         async for kept in self._scan("queued", "hscan"):

@@ -6,6 +6,7 @@
 --       fired: for each schedule, row
 --       seen:  task IDs
 --       unique: for each unique key, task_id
+--       free:   for each unique key, task_id that is nowhere
 --       facts: add | max, 1 if paused, then counter, number, …
 -- Reply: ok | moved (nothing done: it stands elsewhere, or does not run); cursor, restored, skipped (accepted meanwhile, or there), state
 -- Cost: O(rows), 10 to 25 µs a task: callers send 200 and 256 KiB at most
@@ -68,6 +69,8 @@ end
 function READ.unique()
   return { unpack(ARGV, FIRST, math.min(#ARGV, FIRST + 5000)) }
 end
+
+READ.free = READ.unique
 
 function READ.facts()
   local counters = {}
@@ -184,6 +187,17 @@ function DO.unique(pairs_of)
     restored = restored + redis.call('HSETNX', K.unique, pairs_of[i], pairs_of[i + 1])
   end
   return restored, #pairs_of / 2 - restored
+end
+
+function DO.free(pairs_of)
+  local freed = 0
+  for i = 1, #pairs_of, 2 do
+    local key, task = pairs_of[i], pairs_of[i + 1]
+    if redis.call('HGET', K.unique, key) == task and redis.call('SISMEMBER', K.accepted, task) == 0 then
+      freed = freed + redis.call('HDEL', K.unique, key)
+    end
+  end
+  return freed, #pairs_of / 2 - freed
 end
 
 function DO.facts(counters)

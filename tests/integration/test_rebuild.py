@@ -413,3 +413,15 @@ async def test_what_was_delayed_after_the_last_look_keeps_its_instant(
         assert report.restored["delayed"] == len(before.order["delayed"])
         assert_same(before, one.held(), ordered=False)
         await assert_whole(one, "partial")
+
+
+@in_loop
+async def test_a_task_that_is_lost_for_good_bars_nobody(server: Server, tmp_path: Path) -> None:
+    async with ward(server, url_in(tmp_path)) as one:
+        one.fill()
+        await one.archive()
+        assert one.enqueue("lost", delay_ms=3_600_000, unique="u:lost") == ["ok"]
+        one.client.delete(one.partition.key("bodies"))
+        await one.rebuild()
+        assert one.enqueue("other", unique="u:later") == ["exists"]
+        assert one.enqueue("next", unique="u:lost") == ["ok"]

@@ -238,14 +238,21 @@ class Fleet:
         return [line for line in lines if (not what or line["what"] in what) and (task is None or line["task"] == task)]
 
     def wait_journal(
-        self, what: str, count: int = 1, *, task: str | None = None, timeout: float = 10.0
+        self,
+        what: str,
+        count: int = 1,
+        *,
+        task: str | None = None,
+        worker: str | None = None,
+        timeout: float = 10.0,
     ) -> list[dict[str, Any]]:
         """Until there are `count` such lines; returns them."""
-        return wait_until(
-            lambda: (lines := self.journal(what, task=task)) if len(self.journal(what, task=task)) >= count else [],
-            f"{count} lines {what!r} in the journal",
-            timeout,
-        )
+
+        def lines() -> list[dict[str, Any]]:
+            found = [line for line in self.journal(what, task=task) if worker in {None, line["worker"]}]
+            return found if len(found) >= count else []
+
+        return wait_until(lines, f"{count} lines {what!r} in the journal", timeout)
 
     def open_gate(self, gate: str) -> None:
         """Let the handlers that wait for it go on."""
