@@ -79,7 +79,7 @@ class Maker:
         if len(words) != 10 or words[::2] != _PLAIN:
             return None
         _, task_id, _, at, _, lane, _, most, _, body = words
-        if task_id != row.task_id or lane not in LANES or NAME.match(task_id) is None or not _are_counts(at, most):
+        if task_id != row.task_id or lane not in LANES or not (at and most and _are_good(task_id, at + most)):
             return None
         told = f'{self._told}{row.entry_id}"]'
         fields = [*words[:8], "handbacks", "1", "history", told, "body", body]
@@ -87,6 +87,6 @@ class Maker:
         return RestoreTask(task_id, f"recovered:{lane}", fields, 0, "", "", seen, row.entry_id)
 
 
-def _are_counts(one: str, other: str) -> bool:
-    both = one + other
-    return 0 < len(one) <= _DIGITS and 0 < len(other) <= _DIGITS and both.isascii() and both.isdigit()
+def _are_good(task_id: str, counts: str) -> bool:
+    """The script looks at each of them by itself, and would refuse all of the batch for one."""
+    return len(counts) <= _DIGITS and counts.isdigit() and counts.isascii() and NAME.match(task_id) is not None

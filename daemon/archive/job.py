@@ -72,7 +72,7 @@ class Kept:
         self._covered: set[str] = set()
 
     def __contains__(self, row: TaskRow) -> bool:
-        return _name(row.task_id, row.letter) in self._covered
+        return bool(self._covered) and _name(row.task_id, row.letter) in self._covered
 
     def add(self, present: Present, covers: Iterable[str]) -> None:
         """This one stays; it stands for the rows of its ID with these letters."""

@@ -61,13 +61,12 @@ class Reading(Generic[S]):
 
     def __init__(self, struct: type[S], table: Table) -> None:
         self._struct = struct
-        self._names = struct.__struct_fields__
-        self.columns = tuple(table.c[name] for name in self._names)
+        self.columns = tuple(table.c[name] for name in struct.__struct_fields__)
 
     def all(self, result: CursorResult[Any]) -> list[S]:
         """All rows of a result of `columns`."""
-        struct, names = self._struct, self._names
-        return [struct(**dict(zip(names, row, strict=True))) for row in result.all()]
+        # The columns are in the order of the fields.
+        return [self._struct(*row) for row in result.all()]
 
 
 TASK: Final = Reading(TaskRow, schema.tasks)

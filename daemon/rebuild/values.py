@@ -67,7 +67,7 @@ class PartitionRow(msgspec.Struct, frozen=True, kw_only=True):
     events_bytes: int = 0
 
 
-class TaskRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class TaskRow(msgspec.Struct, frozen=True, gc=False):
     """One open, delayed, queued or dead task.
 
     (`task_id`, `letter`) names it within its partition: `letter` is the entry ID of a dead letter and empty for all
@@ -92,7 +92,7 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     at: int = 0
 
 
-class FiredRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class FiredRow(msgspec.Struct, frozen=True, gc=False):
     """The row of `:fired` of one schedule. `queued`: task_id of what waits for `open`, or empty; its envelope is in the
     TaskRow of place `queued`.
     """
