@@ -93,6 +93,7 @@ async def _judge(job: Job, ended: Mapping[str, Ended], *, dry_run: bool) -> None
     What waits in a schedule's queue comes first: to remove the open task would bring it to its lane.
     """
     job.meter.begin("comparing")
+    barred: list[tuple[str, str]] = []
     scan = Scan(job.redis, job.partition)
     async for page in scan.tasks():
         archived = await job.archived(page)
@@ -106,8 +107,10 @@ async def _judge(job: Job, ended: Mapping[str, Ended], *, dry_run: bool) -> None
         job.tally.dropped.update(row.why for row in rows)
         if not dry_run:
             await _drop(job, rows)
-            await _take_keys(job, [one for one, _ in kept])
+            barred += await _take_keys(job, [(one.unique, one.task_id) for one, _ in kept if _wants_key(one)])
         job.meter.add(len(page))
+    # Whoever held it may have been removed since.
+    await _take_keys(job, barred)
     while scan.strays:
         await _bring_strays(job, scan.strays, dry_run=dry_run)
         if dry_run or len(scan.strays) < Scan.REMEMBERED:
@@ -184,12 +187,18 @@ async def _drop(job: Job, rows: Sequence[DropRow]) -> None:
         await job.drop(rows[start : start + RESTORE_ROWS], _HERE)
 
 
-async def _take_keys(job: Job, kept: Sequence[Present]) -> None:
-    """Unique keys may be lost while the tasks that held them are there."""
-    pairs = [(one.unique, one.task_id) for one in kept if one.unique and one.place != DEAD]
+def _wants_key(present: Present) -> bool:
+    return present.unique != "" and present.place != DEAD
+
+
+async def _take_keys(job: Job, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Unique keys may be lost while the tasks that held them are there. Returns those among which some are others'."""
+    barred: list[tuple[str, str]] = []
     for start in range(0, len(pairs), RESTORE_ROWS):
         some = pairs[start : start + RESTORE_ROWS]
-        await job.step(restore_unique(job.partition, job.rebuild_id, (_HERE, _HERE), some), _HERE)
+        reply = await job.step(restore_unique(job.partition, job.rebuild_id, (_HERE, _HERE), some), _HERE)
+        barred += some if reply.skipped else ()
+    return barred
 
 
 async def _free_keys(job: Job, there: Collection[str]) -> None:

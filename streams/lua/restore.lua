@@ -184,7 +184,10 @@ end
 function DO.unique(pairs_of)
   local restored = 0
   for i = 1, #pairs_of, 2 do
-    restored = restored + redis.call('HSETNX', K.unique, pairs_of[i], pairs_of[i + 1])
+    if redis.call('HSETNX', K.unique, pairs_of[i], pairs_of[i + 1]) == 1
+      or redis.call('HGET', K.unique, pairs_of[i]) == pairs_of[i + 1] then
+      restored = restored + 1
+    end
   end
   return restored, #pairs_of / 2 - restored
 end
