@@ -145,6 +145,13 @@ def _pairs(raw: Raw, key: str) -> dict[str, str]:
 
 
 def check_same(was: Held, now: Held) -> None:
-    """To the last letter. What was in the lanes may be in the recovered ones, but nothing says that it must."""
+    """To the last letter. What was in the lanes may be in the recovered ones, but nothing says that it must.
+
+    Of two open tasks that share a unique key since a loss one holds it; when that ends, the other has none until a
+    rebuild gives it to that.
+    """
+    taken = {key: task for key, task in now.unique.items() if key not in was.unique}
+    assert all(now.keys.get(task) == key for key, task in taken.items()), f"unique keys of others: {taken}"
+    was = replace(was, unique={**was.unique, **taken})
     changed = {name: (old, getattr(now, name)) for name, old in vars(was).items() if getattr(now, name) != old}
     assert not changed, f"a second rebuild changed something: {changed}"
