@@ -81,4 +81,18 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("send", {"name": "t2"}),
         ],
     ),
+    "a rebuild begun late is cancelled, and a loss right then forgets nothing": (
+        False,
+        [
+            ("delete", {"name": "delayed:body"}),
+            ("go_until", {"who": 0, "where": "begin_rebuild"}),
+            ("go_on", {"who": 1, "on": "tasks", "points": 3000}),
+            ("go_on", {"who": 0, "on": "tasks", "points": 1}),
+            ("go_until", {"who": 1, "where": "before finish"}),
+            ("lose_answer", {"who": 0}),
+            ("lose", {"kind": "all", "pick": 0}),
+            ("kill", {"who": 1, "points": 8}),
+            ("until_whole", {}),
+        ],
+    ),
 }
