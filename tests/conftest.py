@@ -1,6 +1,8 @@
 """Servers as fixtures. `server` runs a test on every flavour that is installed, `fresh_server` makes one to break."""
 
+import itertools
 import os
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,9 +123,11 @@ def fresh_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fre
 
 
 @pytest.fixture
-def soak_seconds(request: pytest.FixtureRequest) -> float:
-    """How long a soak test may run."""
-    return float(request.config.getoption("--soak-minutes")) * 60
+def soak_rounds(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Numbers of rounds, until a soak test has used up its time; at least one."""
+    seconds = float(request.config.getoption("--soak-minutes")) * 60
+    began = time.monotonic()
+    return itertools.takewhile(lambda number: number == 0 or time.monotonic() - began < seconds, itertools.count())
 
 
 @pytest.hookimpl(wrapper=True)

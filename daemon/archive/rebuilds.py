@@ -4,7 +4,7 @@ import time
 from typing import Final
 
 import msgspec
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from reclaimd.daemon.archive import schema
 from reclaimd.daemon.archive.engine import Database, to_the_end
@@ -76,6 +76,9 @@ async def cancel(database: Database, partition: Partition, rebuild_id: str, me: 
         ours = (_partitions.owner == me) & (_partitions.rebuild_id == rebuild_id) & _partitions.state.in_(_BEGUN)
         following = update(schema.partitions).where(is_partition(partition), ours)
         done = await connection.execute(following.values(state="archiving", new_epoch_id=""))
+        if done.rowcount == 1:
+            # There is nothing to tell of it.
+            await connection.execute(delete(schema.rebuilds).where(_rebuilds.id == rebuild_id))
         return done.rowcount == 1
 
 

@@ -215,6 +215,25 @@ async def test_many_open_the_same_new_archive_at_once(url: str) -> None:
 
 
 @in_loop
+async def test_a_rebuild_that_was_begun_for_nothing_leaves_all_as_it_was(url: str) -> None:
+    async with open_store(url) as store:
+        assert await store.claim(MAIL, ME, None)
+        await store.reset(MAIL, ME, "e1", "4:a")
+        await store.commit(MAIL, ME, upserts(task(1)), {"events": "1-0"}, "5:b")
+        before = await row_of(store)
+        await store.begin_rebuild(MAIL, "r1", "e2", "empty", "rebuilding")
+        assert not await store.cancel_rebuild(MAIL, "r1", "somebody")
+        assert not await store.cancel_rebuild(MAIL, "r0", ME)
+        assert (await row_of(store)).state == "rebuilding"
+        assert await store.cancel_rebuild(MAIL, "r1", ME)
+        now = await row_of(store)
+        assert (now.state, now.epoch_id, now.mark, now.positions) == ("archiving", "e1", "5:b", before.positions)
+        assert (now.new_epoch_id, await store.count_tasks(MAIL)) == ("", {"lane:normal": 1})
+        assert await store.last_rebuild(MAIL) is None
+        assert not await store.cancel_rebuild(MAIL, "r1", ME)
+
+
+@in_loop
 async def test_rebuilds_are_remembered(url: str) -> None:
     async with open_store(url) as store:
         assert await store.claim(MAIL, ME, None)

@@ -4,7 +4,6 @@ Any history, any loss at any point of it, and any end of those who mend it; ever
 """
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -233,7 +232,6 @@ def test_data_that_came_back_before_the_rebuild_reached_redis_are_archived_on(lo
 
 
 @pytest.mark.soak
-def test_soak(losses: type[Losses], soak_seconds: float) -> None:
-    deadline = time.monotonic() + soak_seconds
-    while time.monotonic() < deadline:
+def test_soak(losses: type[Losses], soak_rounds: Iterator[int]) -> None:
+    for _ in soak_rounds:
         explore(losses, examples=20, steps=100)

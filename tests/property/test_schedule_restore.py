@@ -5,7 +5,7 @@ Against the simple model of schedules; the server, its data being copied back, d
 
 import asyncio
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,6 @@ def test_restored_is_the_fold_of_archive_and_clients(server: Server) -> None:
 
 
 @pytest.mark.soak
-def test_soak(server: Server, soak_seconds: float) -> None:
-    deadline = time.monotonic() + soak_seconds
-    while time.monotonic() < deadline:
+def test_soak(server: Server, soak_rounds: Iterator[int]) -> None:
+    for _ in soak_rounds:
         explore(server, 200)

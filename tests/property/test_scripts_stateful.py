@@ -1,6 +1,6 @@
 """Promises 1 to 4 and 7 at the level of the scripts, under any interleaving that hypothesis finds."""
 
-import time
+from collections.abc import Iterator
 from typing import ClassVar
 
 import hypothesis
@@ -47,7 +47,6 @@ def test_promises_hold_when_the_server_restarts(fresh_server: FreshServer, flavo
 
 
 @pytest.mark.soak
-def test_soak(server: Server, soak_seconds: float) -> None:
-    deadline = time.monotonic() + soak_seconds
-    while time.monotonic() < deadline:
+def test_soak(server: Server, soak_rounds: Iterator[int]) -> None:
+    for _ in soak_rounds:
         explore(on(server), examples=25, steps=120)
