@@ -200,7 +200,7 @@ def _signal(pid: int, sign: signal.Signals) -> None:
         return
 
 
-def wait_for(what: str, look: Callable[[], T | None], seconds: float = 15.0) -> T:
+def wait_for(what: str, look: Callable[[], T | None], seconds: float = 45.0) -> T:
     """The first true value of `look`; raises BrokenPromise naming what did not come."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
