@@ -53,6 +53,16 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("send", {"name": "t2"}),
         ],
     ),
+    "the ID of an open task is sent again while that is on its way back": (
+        False,
+        [
+            ("forget", {}),
+            ("lose", {"kind": "all", "pick": 0}),
+            ("go_until", {"who": 0, "where": "before restore"}),
+            ("go_until", {"who": 0, "where": "before restore"}),
+            ("send", {"name": "t4"}),
+        ],
+    ),
     "a key is lost after a rebuild that the archive was not told of": (
         False,
         [
