@@ -4,8 +4,12 @@ A database in WAL mode has two files beside it while somebody has it open. Whoev
 would make those two, could not remove them, and a daemon of another user could not write to them. So a file that nobody
 has open is read as one that cannot change, which makes nothing and needs no right to write; see
 https://sqlite.org/wal.html#readonly. It is looked at again before and after each read.
+
+No file that SQLite may have open is opened here: to close it would take away all locks that this process holds on it
+(https://sqlite.org/howtocorrupt.html, "Posix advisory locks"), and whoever else closes it last would throw its log away.
 """
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -29,16 +33,23 @@ def touch(path: Path) -> None:
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         return
-    os.close(os.open(path, os.O_RDWR))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    _may(path, os.R_OK | os.W_OK)
 
 
 def look(path: Path) -> None:
     """Find out what cannot be read. Raises OSError."""
-    with path.open("rb"):
-        pass
+    path.stat()
+    _may(path, os.R_OK)
     log = _beside(path, "-wal")
     if _size(log) and not _beside(path, "-shm").exists() and not os.access(path.parent, os.W_OK, effective_ids=True):
         raise PermissionError(f"{log} was left behind: only who may write to its folder can read it")
+
+
+def _may(path: Path, mode: int) -> None:
+    if not os.access(path, mode, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
 
 
 def identity(path: Path) -> tuple[int, int] | None:
