@@ -142,6 +142,11 @@ class Proxy:
             link.cut()
         return len(links)
 
+    def retarget(self, port: int) -> None:
+        """Another server has this address from now on; connections to the one before are reset."""
+        self._target_port = port
+        self.cut_all()
+
     def cut_reply(self, after: int = 0, match: Match = None, times: int = 1) -> Rule:
         """Forward the next matching request, and reset its connection after `after` bytes of its reply."""
         return self._arm(Rule("cut", match, times, after))
