@@ -53,22 +53,32 @@ async def back_up(database: Database, path: Path, progress: Progress) -> int:
         with anyio.CancelScope(shield=True):
             await asyncio.wait({copying})
         raise
-    except FileExistsError:
-        raise BackupRefused(f"{path} exists: a backup overwrites nothing, name another file") from None
-    except (sqlite3.Error, OSError) as error:
+    except sqlite3.Error as error:
         raise failure(error, database.url, f"backup {path}") from None
+    except OSError as error:
+        raise BackupRefused(
+            f"{path} cannot be written ({error.strerror}): name a file where this user may write and there is room"
+        ) from None
 
 
 def _copy(source: str, path: Path, tell: Callable[[int, int, int], None], check: Callable[[], None]) -> int:
     unfinished = path.with_name(path.name + ".unfinished")
+    exists = f"{path} exists: a backup overwrites nothing, name another file"
     if path.exists():
-        raise FileExistsError(path)
-    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        raise BackupRefused(exists)
+    try:
+        os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        raise BackupRefused(
+            f"{unfinished} is in the way: wait for the backup that writes it, or delete it if that was killed"
+        ) from None
     try:
         _fill(source, unfinished, tell)
         check()
         # Unlike a rename, a link refuses a name that was taken meanwhile.
         path.hardlink_to(unfinished)
+    except FileExistsError:
+        raise BackupRefused(exists) from None
     finally:
         unfinished.unlink()
     return path.stat().st_size

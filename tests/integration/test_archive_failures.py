@@ -284,8 +284,12 @@ async def test_a_backup_is_whole_while_commits_go_on(tmp_path: Path) -> None:
         assert copy.stat().st_mode & 0o777 == 0o600
         with pytest.raises(BackupRefused, match="exists: a backup overwrites nothing"):
             await store.backup(copy)
-        with pytest.raises(ArchiveFailed, match="is not there"):
+        with pytest.raises(BackupRefused, match=r"cannot be written \(No such file or directory\): name a file where"):
             await store.backup(tmp_path / "nowhere" / "copy.db")
+        (tmp_path / "other.db.unfinished").touch()
+        with pytest.raises(BackupRefused, match=r"other\.db\.unfinished is in the way"):
+            await store.backup(tmp_path / "other.db")
+        (tmp_path / "other.db.unfinished").unlink()
         archive_id = store.archive_id
     assert sorted(path.name for path in tmp_path.iterdir()) == ["archive.db", "copy.db"]
     with closing(sqlite3.connect(copy)) as opened:
