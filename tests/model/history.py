@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from model import mending, requests
 from model import protocol as proto
-from model import requests
 from model.lockstep import Lockstep, Request
 from model.partition import Ref, Settlement
 from model.requests import Ask, Incarnation
@@ -58,6 +58,12 @@ class History:
         self.lives: list[Life] = []
         self.joining: list[Life] = []
         self.nonces = 0
+        self.ids = 0
+
+    def new_id(self, prefix: str) -> str:
+        """For epochs, rebuilds, cursors, marks and what is restored."""
+        self.ids += 1
+        return f"{prefix}{self.ids}"
 
     def run(self, steps: Sequence[tuple[str, int]]) -> None:
         """Raises ConformanceError at the first difference."""
@@ -130,7 +136,7 @@ class History:
         if row is not None and joined:
             life.who = life.who._replace(token=row.token)
             self.lives.append(life)
-        elif step.reply[0] == "more":
+        elif step.reply[0] in ("more", "state"):
             self.joining.append(life)
         return joined
 
@@ -215,10 +221,10 @@ class History:
         )
         step = self.send(requests.turn(life.who, ask, self.both.names))
         life.running, life.unconfirmed = kept, []
-        if lost:
+        known: Any = step.reply
+        if lost or known[0] == "state":
             life.unconfirmed = settlements
             return
-        known: Any = step.reply
         if known[0] == "ok":
             life.running = [row for row in kept if row[0] not in known[4]]
             life.running += [((row[0], row[1]), row[2]) for row in known[1]]
@@ -297,6 +303,15 @@ MOVES: dict[str, Callable[[History, Pick], None]] = {
     "pause": History.pause,
     "purge": History.purge,
     "cleanup": History.cleanup,
+    "adopt": mending.adopt,
+    "freeze": mending.freeze,
+    "restore": mending.restore,
+    "drop": mending.drop,
+    "finish": mending.finish,
+    "mend": mending.mend,
+    "refused": mending.refused,
+    "facts": mending.facts,
+    "disown": mending.disown,
 }
 
 _WEIGHTS = {
@@ -312,6 +327,8 @@ _WEIGHTS = {
     "crash_loop": 2,
     "redrive": 2,
     "stray": 2,
+    "finish": 2,
+    "mend": 2,
 }
 
 DRAWN = [move for move in MOVES for _ in range(_WEIGHTS.get(move, 1))]

@@ -16,7 +16,7 @@ Told: TypeAlias = tuple[object, ...]
 _READ_REST = """
 redis.call('DEL', KEYS[5])
 return { redis.call('HGETALL', KEYS[1]), redis.call('SMEMBERS', KEYS[2]), redis.call('SMEMBERS', KEYS[3]),
-  redis.call('XRANGE', KEYS[4], ARGV[1], '+') }
+  redis.call('XRANGE', KEYS[4], ARGV[1], '+'), redis.call('SMEMBERS', KEYS[6]) }
 """
 
 
@@ -64,19 +64,21 @@ class Rest(NamedTuple):
 
     ended: dict[str, int]
     seen: tuple[set[str], set[str]]
+    accepted: set[str]
     events: list[dict[str, Any]]
     last_event: str
 
 
 def read_rest(raw: Raw, tag: str, after: str) -> Rest:
     """Reads that, with the events after entry ID `after`."""
-    keys = [f"{tag}:{name}" for name in ("workers", "seen:0", "seen:1", "events", "bell")]
-    rows, even, odd, batches = raw.execute_command("EVAL", _READ_REST, 5, *keys, f"({after}")
+    keys = [f"{tag}:{name}" for name in ("workers", "seen:0", "seen:1", "events", "bell", "rebuild:accepted")]
+    rows, even, odd, batches, accepted = raw.execute_command("EVAL", _READ_REST, 6, *keys, f"({after}")
     texts = dict(zip(rows[::2], rows[1::2], strict=True))
     ended = {name.decode(): int(row.split(b"|", 2)[1]) for name, row in texts.items() if row[:1] in (b"!", b"~")}
     seen = {task.decode() for task in even}, {task.decode() for task in odd}
     events = [event for _, fields in batches for event in json.loads(fields[3])]
-    return Rest(ended, seen, events, batches[-1][0].decode() if batches else after)
+    last = batches[-1][0].decode() if batches else after
+    return Rest(ended, seen, {task.decode() for task in accepted}, events, last)
 
 
 def of_model(s: State, counters: Mapping[str, int]) -> Form:
@@ -95,6 +97,8 @@ def of_model(s: State, counters: Mapping[str, int]) -> Form:
         "unique": dict(s.unique),
         "seen": sorted({task for at, task in s.seen if at in (bucket, bucket - 1)}),
         "paused": s.paused,
+        "epoch": dict(s.epoch),
+        "accepted": set(s.accepted),
         "counters": {name: n for name, n in counters.items() if n},
     }
 
@@ -128,6 +132,8 @@ def of_server(s: Snapshot, rest: Rest, names: Names) -> Form:
         "unique": s.unique,
         "seen": sorted(_seen(s.clock.get("lease", 0) // SEEN_BUCKET, s.clock.get("seen", 0), rest.seen)),
         "paused": s.paused,
+        "epoch": {name: value for name, value in s.epoch.items() if name != "layout"},
+        "accepted": rest.accepted,
         "counters": s.counters,
     }
 
@@ -193,6 +199,10 @@ def _rows_of_server(event: dict[str, Any]) -> Iterator[Told]:
             yield from ((kind, "", row[0]) for row in tasks)
         case "QueuePaused" | "QueueResumed":
             yield (kind,)
+        case "Restored":
+            yield from ((kind, event["rebuild"], row[0], row[1], row[3], row[4], row[6]) for row in tasks)
+        case "Dropped":
+            yield from ((kind, event["rebuild"], row[0], row[1], row[3]) for row in tasks)
         case _:
             yield kind, worker, str(event)
 

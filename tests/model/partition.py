@@ -60,7 +60,10 @@ class Row(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that the scripts of one partition decide on. Hashable; mappings are sorted tuples of pairs."""
+    """All that the scripts of one partition decide on. Hashable; mappings are sorted tuples of pairs.
+
+    `epoch`: its fields, but for `layout`; `accepted`: what was enqueued during a rebuild; `planted`: the sentinels.
+    """
 
     streams: tuple[tuple[Entry, ...], ...] = ((),) * len(STREAMS)
     workers: tuple[tuple[str, Row], ...] = ()
@@ -74,6 +77,14 @@ class State(NamedTuple):
     seen: tuple[tuple[int, str], ...] = ()
     paused: bool = False
     last_id: int = 0
+    epoch: tuple[tuple[str, str], ...] = ()
+    accepted: tuple[str, ...] = ()
+    planted: bool = False
+
+    @property
+    def mode(self) -> str:
+        """The epoch's field `state`: ok, lost or rebuilding. An epoch that has not begun is as good as ok."""
+        return next((value for name, value in self.epoch if name == "state"), "ok")
 
 
 class Step(NamedTuple):
@@ -95,6 +106,7 @@ class Draft:
         self.delayed, self.dead = list(state.delayed), list(state.dead)
         self.unique, self.seen = dict(state.unique), set(state.seen)
         self.wall, self.lease, self.paused, self.last_id = state.wall, state.lease, state.paused, state.last_id
+        self.epoch, self.accepted, self.planted = dict(state.epoch), set(state.accepted), state.planted
         self.events: list[Event] = []
         self.rang = False
 
@@ -113,8 +125,26 @@ class Draft:
             tuple(sorted(self.seen)),
             self.paused,
             self.last_id,
+            tuple(sorted(self.epoch.items())),
+            tuple(sorted(self.accepted)),
+            self.planted,
         )
         return Step(state, reply, tuple(self.events), self.rang)
+
+    @property
+    def mode(self) -> str:
+        """As of a state."""
+        return self.epoch.get("state", "ok")
+
+    @property
+    def frozen(self) -> bool:
+        """Data were lost and are not mended yet: nothing is started or moved."""
+        return self.mode != "ok"
+
+    def begin(self) -> None:
+        """The first write into nothing begins the epoch."""
+        if not self.epoch:
+            self.epoch = {"id": "e", "archive_id": "", "state": "ok"}
 
     def tick(self) -> None:
         """Advances lease time by the wall time since the last script, clamped."""
@@ -277,6 +307,8 @@ def run_pass(d: Draft, limit: int) -> tuple[int, bool, int]:
 
 def drain_one(d: Draft, worker: str, limit: int) -> tuple[int, bool]:
     """Brings back what one fenced worker has pending. Returns entries moved, and whether some of its own are left."""
+    if d.frozen:
+        return 0, True
     if not d.rules.one_pass_for_all:
         moved, more = drain(d, [worker], limit)
         if not more:

@@ -2,7 +2,8 @@
 
 Each takes a `State`, `now` (wall milliseconds; any integer unit does) and the script's own arguments, and returns a
 `Step(state, reply, events)`. Entry IDs are integers from one counter: only their order matters. Events are tuples that
-begin with their type. Bodies, history, errors and `:events` itself are left out: no decision rests on them.
+begin with their type. Bodies, history, errors and `:events` itself are left out: no decision rests on them. What an
+archive does to a partition is in `archive.py`.
 `rules` turns single safeguards off, see `rules.py`.
 """
 
@@ -44,11 +45,16 @@ def enqueue(
     delay: int = 0,
     rules: Rules = SOUND,
 ) -> Step:
-    """Adds one task: `ok`, `duplicate` (this ID was seen) or `exists` (the unique key is held by another task)."""
+    """Adds one task: `ok`, `duplicate` (this ID was seen) or `exists` (the unique key is held by another task).
+
+    It goes on whatever the state; during a rebuild it notes what it accepts, which is not to be restored any more.
+    """
     d = Draft(state, now, rules)
+    d.begin()
     d.tick()
     bucket = d.lease // SEEN_BUCKET
     seen = (bucket, task) in d.seen or (bucket - 1, task) in d.seen or any(row[2].task == task for row in d.delayed)
+    seen = seen or (d.mode == "rebuilding" and task in d.accepted)
     if rules.enqueue_remembers and seen:
         return d.step("duplicate", task)
     if unique and unique in d.unique:
@@ -59,6 +65,8 @@ def enqueue(
     else:
         d.append(LANE[lane], entry)
     d.seen.add((bucket, task))
+    if d.mode == "rebuilding":
+        d.accepted.add(task)
     if unique:
         d.unique[unique] = task
     d.events.append(("Enqueued", task))
@@ -77,11 +85,14 @@ def join(
     rules: Rules = SOUND,
     also_dead: tuple[int, ...] = (),
 ) -> Step:
-    """A new incarnation: `ok` token, `live`, `more`, or `fenced` when this nonce was fenced before.
+    """A new incarnation: `ok` token, `live`, `more`, `fenced` when this nonce was fenced before, or `state`.
 
     `dead_nonce` (0: none) and `also_dead` name incarnations of this ID that are proven dead.
     """
     d = Draft(state, now, rules)
+    if d.frozen:
+        return d.step("state", d.mode)
+    d.begin()
     d.tick()
     row = d.workers.get(worker)
     if row is not None and row.nonce == nonce:
@@ -188,7 +199,8 @@ def turn(
 ) -> Step:
     """Token, number, renew, settle (first what succeeded), audit (when `running` is given), read.
 
-    `ok` entries handed_back stale lost, `fenced`, or `late` when a turn with this number or a higher one was executed.
+    `ok` entries handed_back stale lost, `fenced`, `state`, or `late` when a turn with this number or a higher one was
+    executed.
     """
     d = Draft(state, now, rules)
     row = d.current(worker, token) if rules.turn_checks_token else d.workers.get(worker)
@@ -196,6 +208,8 @@ def turn(
         if settlements:
             d.events.append(("SettlementsRefused", worker, token, tuple(s[3] for s in settlements)))
         return d.step("fenced")
+    if d.frozen:
+        return d.step("state", d.mode)
     if rules.turns_are_numbered:
         if number <= d.turns.get(worker, 0):
             return d.step("late")
@@ -221,7 +235,7 @@ def turn(
 
 
 def leave(state: State, now: int, worker: str, token: tuple[int, int], limit: int = 1000, rules: Rules = SOUND) -> Step:
-    """A graceful end: fences oneself and hands everything back. `ok`, `more` or `fenced`."""
+    """A graceful end: fences oneself and hands everything back. `ok`, `more`, `fenced`, or `state`: only fenced."""
     d = Draft(state, now, rules)
     d.tick()
     row = d.workers.get(worker)
@@ -232,7 +246,7 @@ def leave(state: State, now: int, worker: str, token: tuple[int, int], limit: in
     if row.state == "live":
         d.fence(worker, "left")
     moved, more = drain_one(d, worker, limit)
-    return d.step("more" if more else "ok", moved)
+    return d.step("state" if d.frozen else "more" if more else "ok", moved)
 
 
 def release(
@@ -244,7 +258,7 @@ def release(
     rules: Rules = SOUND,
     cause: str = "released",
 ) -> Step:
-    """The parent saw this nonce die: fence it, move what it had. `ok`, `more`, or `gone`: not the holder.
+    """The parent saw this nonce die: fence it, move what it had. `ok`, `more`, `state`, or `gone`: not the holder.
 
     `cause`: `left` when it died because it was told to stop.
     """
@@ -256,12 +270,17 @@ def release(
     if row.state == "live":
         d.fence(worker, cause)
     moved, more = drain_one(d, worker, limit)
-    return d.step("more" if more else "ok", moved)
+    return d.step("state" if d.frozen else "more" if more else "ok", moved)
 
 
 def reclaim(state: State, now: int, limit: int = 1000, look: bool = False, rules: Rules = SOUND) -> Step:
-    """Fences everyone whose lease ended (and, when it looks, consumers nobody joined as), and runs the pass."""
+    """Fences everyone whose lease ended (and, when it looks, consumers nobody joined as), and runs the pass.
+
+    The reply begins with the state, and nothing is done unless that is ok.
+    """
     d = Draft(state, now, rules)
+    if d.frozen:
+        return d.step(d.mode, 0, False, 0)
     d.tick()
     fence_expired(d)
     if look:
@@ -270,7 +289,7 @@ def reclaim(state: State, now: int, limit: int = 1000, look: bool = False, rules
             if row is None or row.state == "gone":
                 d.fence(owner, "unknown")
     moved, _, workers = run_pass(d, limit)
-    return d.step("ok", moved, any(score <= 0 for score in d.leases.values()), workers)
+    return d.step(d.mode, moved, any(score <= 0 for score in d.leases.values()), workers)
 
 
 def view(state: State, now: int, rules: Rules = SOUND) -> Step:
@@ -281,15 +300,17 @@ def view(state: State, now: int, rules: Rules = SOUND) -> Step:
 
 
 def promote(state: State, now: int, limit: int = 1000, rules: Rules = SOUND) -> Step:
-    """Delayed tasks that are due go to the tail of their lane, suspects to theirs."""
+    """Delayed tasks that are due go to the tail of their lane, suspects to theirs. Replies as `reclaim` does."""
     d = Draft(state, now, rules)
+    if d.frozen:
+        return d.step(d.mode, 0, 0)
     due = [row for row in sorted(d.delayed) if row[0] <= now][:limit]
     for row in due:
         entry = row[2]
         d.delayed.remove(row)
         d.append(place(entry) if rules.promote_knows_suspects else LANE[entry.lane], entry)
         d.events.append(("Promoted", entry.task))
-    return d.step("ok", len(due), min((row[0] for row in d.delayed), default=0))
+    return d.step(d.mode, len(due), min((row[0] for row in d.delayed), default=0))
 
 
 def redrive(state: State, now: int, dead_id: int, rules: Rules = SOUND) -> Step:
@@ -301,7 +322,7 @@ def redrive(state: State, now: int, dead_id: int, rules: Rules = SOUND) -> Step:
     entry = found[2]
     if entry.unique and d.unique.get(entry.unique, entry.task) != entry.task:
         return d.step("exists", d.unique[entry.unique])
-    fresh = entry._replace(deliveries=0, attempts=0, handbacks=0, token=entry.token + 1)
+    fresh = entry._replace(deliveries=0, attempts=0, handbacks=0, token=entry.token + 1, first=entry.first or dead_id)
     d.append(LANE[entry.lane], fresh)
     if entry.unique:
         d.unique[entry.unique] = entry.task

@@ -83,10 +83,10 @@ def join(who: Incarnation, proof: tuple[int, ...], limit: int, *, after_fence: b
         known: Any = detail
         if status == "ok":
             return step._replace(reply=(status, token_text(known[0])))
-        return step._replace(reply=(status, known[0] if status == "live" else None))
+        return step._replace(reply=(status, known[0] if status in ("live", "state") else None))
 
     def answer(joined: scripts.Joined) -> tuple[object, ...]:
-        return joined.status, {"ok": joined.token, "live": joined.left_ms}.get(joined.status)
+        return joined.status, {"ok": joined.token, "live": joined.left_ms, "state": joined.state}.get(joined.status)
 
     return Request(
         f"join {identity.worker} {who.nonce} term {who.term} proof {proof} limit {limit}",
@@ -122,7 +122,7 @@ def turn(who: Incarnation, ask: Ask, names: Names) -> Request:
 
     def answer(t: scripts.Turned) -> tuple[object, ...]:
         if t.status != "ok":
-            return (t.status,)
+            return ("state", t.state) if t.status == "state" else (t.status,)
         taken = []
         for d in t.deliveries:
             entry = Entry(names.model(d.stream_name, d.entry_id), d.task_id, d.lane, d.max_deliveries)
@@ -190,7 +190,7 @@ def reclaim(limit: int, *, unknown: bool) -> Request:
         f"reclaim {limit}{' and look' if unknown else ''}",
         lambda state, now: proto.reclaim(state, now, limit, unknown),
         lambda now: scripts.reclaim(PARTITION, limit=limit, unknown=unknown, now=now),
-        lambda r: ("ok", r.moved, r.more, r.workers),
+        lambda r: (r.state, r.moved, r.more, r.workers),
     )
 
 
@@ -200,14 +200,22 @@ def promote(limit: int) -> Request:
         f"promote {limit}",
         lambda state, now: proto.promote(state, now, limit),
         lambda now: scripts.promote(PARTITION, limit=limit, now=now),
-        lambda p: ("ok", p.promoted, p.next_due or 0),
+        lambda p: (p.state, p.promoted, p.next_due or 0),
     )
+
+
+def _refused(state: State) -> Step:
+    """What is an error while the partition is frozen."""
+    return Step(state, (f"RECLAIMD_STATE queue {PARTITION.queue} is {state.mode}",), ())
 
 
 def redrive(dead: Sequence[int], names: Names) -> Request:
     """Dead letters back to their lanes."""
 
     def model(state: State, now: int) -> Step:
+        if state.mode != "ok":
+            return _refused(state)
+
         def back(i: int) -> Callable[[State], Step]:
             return lambda s: proto.redrive(s, now, i)
 
@@ -230,6 +238,9 @@ def purge(dead: Sequence[int], names: Names) -> Request:
     """Dead letters away."""
 
     def model(state: State, now: int) -> Step:
+        if state.mode != "ok":
+            return _refused(state)
+
         def away(i: int) -> Callable[[State], Step]:
             return lambda s: proto.purge(s, now, i)
 
@@ -279,6 +290,7 @@ def _numbers(s: State, now: int) -> dict[str, object]:
     ends = [end for _, end in s.leases]
     return {
         "now_ms": now,
+        "state": s.mode,
         "lease_now": s.lease,
         "waiting": {name: sum(e.owner == WAITING for e in stream) for name, stream in named},
         "pending": {name: sum(e.owner != WAITING for e in stream) for name, stream in named},
