@@ -66,8 +66,7 @@ async def _tail(source: Source, archive: Archive, out: Output, asked: _Request) 
         _print(out, told, asked.wanted, redis=away is None)
     if not asked.follow:
         return DONE
-    follower = Follower(source, positions, more=asked.queue is None)
-    follower.lost = away is not None
+    follower = Follower(source, positions, more=asked.queue is None, begin=begin, lost=away is not None)
     while True:
         before = follower.lost
         for told in await follower.step():

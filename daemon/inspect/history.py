@@ -57,14 +57,19 @@ async def _named(queue: str, line: AsyncIterator[RawBatch]) -> AsyncIterator[tup
 
 
 class Follower:
-    """What comes after `positions` (queue → entry ID; it advances), in these queues and, if `more`, in new ones."""
+    """What comes after `positions` (queue → entry ID; it advances), in these queues and, if `more`, in new ones.
 
-    def __init__(self, source: Source, positions: dict[str, str], *, more: bool) -> None:
+    `begin`: entry ID behind which a queue is told that was found only when Redis was back; `lost`: Redis is away.
+    """
+
+    def __init__(self, source: Source, positions: dict[str, str], *, more: bool, begin: str, lost: bool) -> None:
         self._source = source
         self._positions = positions
         self._more = more
+        self._begin = begin
         self._looked = anyio.current_time()
-        self.lost = False
+        self._looked_in_vain = lost
+        self.lost = lost
 
     async def step(self) -> list[Told]:
         """What has come since the last step, by time. Waits a moment first; Redis may be away (`lost`) for as long as
@@ -75,18 +80,20 @@ class Follower:
             await self._find_queues()
             found = [batch for queue in list(self._positions) async for batch in self._come(queue)]
         except RedisUnreachable:
-            self.lost = True
+            self.lost = self._looked_in_vain = True
             return []
         self.lost = False
         found.sort(key=lambda told: EntryID.parse(told.batch.entry_id))
         return found
 
     async def _find_queues(self) -> None:
-        if not self._more or anyio.current_time() - self._looked < QUEUES_EVERY:
+        if not self._more or (anyio.current_time() - self._looked < QUEUES_EVERY and not self._looked_in_vain):
             return
+        # Everything in a queue that appears while Redis is watched is new; not so in one that came with Redis.
+        first = self._begin if self._looked_in_vain else "0-0"
         for queue in await self._source.queues():
-            self._positions.setdefault(queue, "0-0")
-        self._looked = anyio.current_time()
+            self._positions.setdefault(queue, first)
+        self._looked, self._looked_in_vain = anyio.current_time(), False
 
     async def _come(self, queue: str) -> AsyncIterator[Told]:
         key = self._source.partition(queue).key("events")
