@@ -5,8 +5,8 @@ would make those two, could not remove them, and a daemon of another user could 
 has open is read as one that cannot change, which makes nothing and needs no right to write; see
 https://sqlite.org/wal.html#readonly. It is looked at again before and after each read.
 
-No file that SQLite may have open is opened here: to close it would take away all locks that this process holds on it
-(https://sqlite.org/howtocorrupt.html, "Posix advisory locks"), and whoever else closes it last would throw its log away.
+No file that SQLite may have open is opened here: to close it would take away all locks that this process holds on it,
+and whoever else closes it then would throw its log away; see https://sqlite.org/howtocorrupt.html on advisory locks.
 """
 
 import errno
