@@ -113,7 +113,7 @@ class Links:
         self._connectivity = connectivity
         self._on_round_trip = on_round_trip
         self._idle: list[Link] = []
-        self._places = anyio.Semaphore(AT_ONCE)
+        self._places = anyio.Semaphore(AT_ONCE, fast_acquire=True)
 
     async def send(self, call: Call[T]) -> T:
         """Run a script."""

@@ -96,7 +96,7 @@ class Database:
         self.where = f"sqlite:///{self.path}" if self.path else plain
         self._rest: files.Rest | None = None
         self._engine = self._new_engine()
-        self._writer = self._sqlite_writer() if self.path and access is Access.WRITE else None
+        self._direct = self._new_direct()
         self._identity: tuple[int, int] | None = None
         # SQLite has one writer: waiting here is fair and costs nothing, its own waiting is sleeping and trying again.
         self._turn = anyio.Lock() if self.path else None
@@ -141,7 +141,7 @@ class Database:
         except PermissionError as error:
             raise ArchiveFailed(Trouble.UNREADABLE, self.where, error.strerror or str(error)) from None
         self._rest = files.at_rest(path)
-        self._engine = self._new_engine()
+        self._engine, self._direct = self._new_engine(), self._new_direct()
 
     async def _see_to_tables(self, deadline: float) -> None:
         while True:
@@ -161,22 +161,33 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that sees one state of the database."""
+        await self._open_to_read()
+        async with self._read() as connection:
+            yield connection
+
+    async def _open_to_read(self) -> None:
         if self.path is not None and self._rest is not None and files.at_rest(self.path) != self._rest:
             # Somebody has it open now, or had meanwhile.
             self._ready = False
         await self.open()
-        async with self._read() as connection:
-            yield connection
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Do `work` in a transaction that sees one state of the database: `reading`, for what is done often."""
+        if self._direct is None:
+            async with self.reading() as connection:
+                return await connection.run_sync(work)
+        await self._open_to_read()
+        with anyio.CancelScope(shield=True), self.translated():
+            self._still_there()
+            found = await anyio.to_thread.run_sync(self._do, self._direct, work)
+            self.must_rest()
+        return found
 
     @asynccontextmanager
     async def paging(self) -> AsyncIterator[AsyncConnection]:
-        """As `reading`, for a page in the order of an index.
-
-        PostgreSQL, while it knows little of a table that was just filled, would sort the whole of it for each page.
-        """
+        """As `reading`, for a page in the order of an index."""
         async with self.reading() as connection:
-            if self.path is None:
-                await connection.execute(_INDEX_ONLY)
+            await connection.run_sync(by_index)
             yield connection
 
     @asynccontextmanager
@@ -195,20 +206,17 @@ class Database:
         """
         assert self.access is Access.WRITE, "opened for reading"
         await self.open()
-        if self._turn is None:
+        if self._turn is None or self._direct is None:
             async with self._write() as connection:
                 return await connection.run_sync(work)
         with self.translated():
             async with self._turn:
                 self._still_there()
-                return await anyio.to_thread.run_sync(self._write_whole, work)
+                return await anyio.to_thread.run_sync(self._do, self._direct.execution_options(**{_WRITES: True}), work)
 
-    def _write_whole(self, work: Callable[[Connection], T]) -> T:
-        assert self._writer is not None
-        with self._writer.connect() as plain:
-            connection = plain.execution_options(**{_WRITES: True})
-            with connection.begin():
-                return work(connection)
+    def _do(self, engine: Engine, work: Callable[[Connection], T]) -> T:
+        with engine.begin() as connection:
+            return work(connection)
 
     @asynccontextmanager
     async def _read(self) -> AsyncIterator[AsyncConnection]:
@@ -243,9 +251,9 @@ class Database:
         """Close what is open. A connection that is broken is dropped."""
         with anyio.CancelScope(shield=True):
             await self._engine.dispose()
-            if self._writer is not None:
+            if self._direct is not None:
                 # The last one to close it writes the log back into the file.
-                await anyio.to_thread.run_sync(self._writer.dispose)
+                await anyio.to_thread.run_sync(self._direct.dispose)
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -277,18 +285,29 @@ class Database:
         return self._postgresql() if self.path is None else self._sqlite(self.path)
 
     def _sqlite(self, path: Path) -> AsyncEngine:
-        url = self.url
-        if self.access is not Access.WRITE:
-            name, _, query = files.read_only(path, self._rest).partition("?")
-            url = url.set(database=name, query={**dict(parse_qsl(query)), "uri": "true"})
-        engine = create_async_engine(url, connect_args=_SQLITE, pool_size=3, max_overflow=5)
-        _listen(engine.sync_engine, _set_up if self.access is Access.WRITE else _set_up_for_reading)
+        engine = create_async_engine(self._file(path), connect_args=_SQLITE, pool_size=3, max_overflow=5)
+        self._listen(engine.sync_engine)
         return engine
 
-    def _sqlite_writer(self) -> Engine:
-        engine = create_engine(self.url.set(drivername="sqlite"), connect_args=_SQLITE, pool_size=1)
-        _listen(engine, _set_up)
+    def _new_direct(self) -> Engine | None:
+        """Connections for what is done whole in one thread; only SQLite needs them."""
+        if self.path is None:
+            return None
+        engine = create_engine(
+            self._file(self.path).set(drivername="sqlite"), connect_args=_SQLITE, pool_size=2, max_overflow=5
+        )
+        self._listen(engine)
         return engine
+
+    def _file(self, path: Path) -> URL:
+        if self.access is Access.WRITE:
+            return self.url
+        name, _, query = files.read_only(path, self._rest).partition("?")
+        return self.url.set(database=name, query={**dict(parse_qsl(query)), "uri": "true"})
+
+    def _listen(self, engine: Engine) -> None:
+        event.listen(engine, "connect", _set_up if self.access is Access.WRITE else _set_up_for_reading)
+        event.listen(engine, "begin", _begin)
 
     def _postgresql(self) -> AsyncEngine:
         try:
@@ -327,9 +346,13 @@ _PRAGMAS: Final = (
 _PRAGMAS_FOR_READING: Final = ("query_only=ON", f"cache_size=-{_CACHE_KIB}")
 
 
-def _listen(engine: Engine, set_up: Callable[[Any, object], None]) -> None:
-    event.listen(engine, "connect", set_up)
-    event.listen(engine, "begin", _begin)
+def by_index(connection: Connection) -> None:
+    """For pages in the order of an index, until the transaction ends.
+
+    PostgreSQL, while it knows little of a table that was just filled, would sort the whole of it for each page.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(_INDEX_ONLY)
 
 
 def _set_up(connection: Any, _record: object) -> None:

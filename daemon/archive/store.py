@@ -14,11 +14,11 @@ from sqlalchemy import Connection, delete, func, select, tuple_, update
 from sqlalchemy.engine import URL
 
 from reclaimd.daemon.archive import backup, history, migrations, rebuilds, schema, writing
-from reclaimd.daemon.archive.engine import Access, Database, to_the_end
+from reclaimd.daemon.archive.engine import Access, Database, by_index, to_the_end
 from reclaimd.daemon.archive.errors import ArchiveFailed, OwnerLost, Trouble
 from reclaimd.daemon.archive.records import FIRED, SCHEDULES_QUEUE, TASK, id_of, is_partition, partition_row
 from reclaimd.daemon.archive.schedule_records import ScheduleRecords
-from reclaimd.daemon.archive.statements import CHUNK, IDS, chunks, ids, insert_new, one_of
+from reclaimd.daemon.archive.statements import CHUNK, IDS, chunks, ids, insert_new, named
 from reclaimd.daemon.databases import read_url
 from reclaimd.daemon.rebuild.values import (
     PLACES,
@@ -180,17 +180,22 @@ class Store:
         order = (_tasks.rank, _tasks.sort, _tasks.task_id)
         if cursor is not None:
             wanted = wanted.where(tuple_(*order) > (cursor.rank, cursor.sort, cursor.task_id))
-        async with self._database.paging() as connection:
-            return TASK.all(await connection.execute(wanted.order_by(*order).limit(limit)))
+
+        def read(connection: Connection) -> list[TaskRow]:
+            by_index(connection)
+            return TASK.all(connection.execute(wanted.order_by(*order).limit(limit)))
+
+        return await self._database.read(read)
 
     async def tasks_by_id(self, partition: Partition, task_ids: Collection[str]) -> list[TaskRow]:
         """The rows of these tasks, those that are there: of one ID an open one, and any number of letters."""
         found: list[TaskRow] = []
         dialect = self._database.dialect
-        named = select(*TASK.columns).where(_tasks.partition_id == id_of(partition), one_of(_tasks.task_id, dialect))
+        ours = select(*TASK.columns).where(_tasks.partition_id == id_of(partition))
+        wanted = named(ours, _tasks.task_id, dialect)
         async with self._database.reading() as connection:
             for chunk in chunks(task_ids, CHUNK):
-                found += TASK.all(await connection.execute(named, {IDS: ids(chunk, dialect)}))
+                found += TASK.all(await connection.execute(wanted, {IDS: ids(chunk, dialect)}))
         return found
 
     async def count_tasks(self, partition: Partition) -> dict[str, int]:
@@ -208,9 +213,9 @@ class Store:
             if names is None:
                 return {row.schedule: row for row in FIRED.all(await connection.execute(wanted))}
             found: dict[str, FiredRow] = {}
+            those = named(wanted, _fired.schedule, dialect)
             for chunk in chunks(names, CHUNK):
-                named = wanted.where(one_of(_fired.schedule, dialect))
-                rows = FIRED.all(await connection.execute(named, {IDS: ids(chunk, dialect)}))
+                rows = FIRED.all(await connection.execute(those, {IDS: ids(chunk, dialect)}))
                 found.update((row.schedule, row) for row in rows)
             return found
 

@@ -6,14 +6,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from reclaimd.daemon.archive import removing, restoring, restoring_fired
+from reclaimd.daemon.archive import removing, restoring, restoring_fired, sending
 from reclaimd.daemon.archive.job import Overtaken
 from reclaimd.daemon.archive.rebuilding import accept_partition, freeze_partition, plan_rebuild
 from reclaimd.daemon.connectivity import Connectivity
 from reclaimd.daemon.links import Links
 from reclaimd.daemon.loops.catching_up import look
+from reclaimd.daemon.rebuild.values import Changes
 from reclaimd.streams.errors import RedisUnreachable
 from support.daemons import in_loop
 from support.partitions import assert_same
@@ -25,9 +27,10 @@ STEPS = ("freeze", "restore", "drop", "finish")
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (restoring, removing):
+    for module in (sending, removing):
         monkeypatch.setattr(module, "RESTORE_ROWS", 3)
-    monkeypatch.setattr(restoring, "PAGE", 5)
+    for module in (restoring, sending):
+        monkeypatch.setattr(module, "PAGE", 5)
     monkeypatch.setattr(restoring_fired, "ROWS", 1)
 
 
@@ -140,6 +143,57 @@ class _Sleepy(Meddling):
                 self._asleep.set()
                 await self._woken.wait()
         return await super().send(call)
+
+
+@in_loop
+async def test_batches_that_overtake_each_other(server: Server, tmp_path: Path) -> None:
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        before = await one.archived()
+        row = await one.store.partition(one.partition)
+        assert row is not None
+        rows = await one.store.tasks_after(one.partition, None, 1_000)
+        good = next(task for task in rows if task.place == "lane:high")
+        # Redis refuses it once the batch in front is done, and all of its own batch with it.
+        fields = good.envelope.replace(good.task_id.encode(), b"odd")
+        odd = msgspec.structs.replace(good, task_id="odd", entry_id="not one", envelope=fields)
+        await one.store.commit(one.partition, ME, Changes(upserts=(odd,)), row.positions)
+        one.client.flushall()
+        links = _Overtaking(one.links, last=rows[-1].task_id)
+        report = await one.rebuild(links)
+        assert links.overtaken >= len(rows) // 6
+        assert [left_out.what for left_out in report.unrestorable] == ["odd"]
+        assert_same(before, one.held())
+        assert await one.kind() == "healthy"
+
+
+class _Overtaking(Meddling):
+    """Holds a batch of tasks back until the next one was answered; not that with the `last` task."""
+
+    def __init__(self, links: Links, last: str) -> None:
+        super().__init__(links)
+        self.overtaken = 0
+        # What was sent before is sent again when the one in front of it is done: nothing comes behind it meanwhile.
+        self._sent: set[str] = set()
+        self._last = last
+        self._held: asyncio.Event | None = None
+
+    async def send(self, call):  # type: ignore[no-untyped-def]
+        is_batch = call.script.name == "restore" and "tasks" in call.args and str(call.args[3]).startswith("tasks|")
+        if not is_batch:
+            return await super().send(call)
+        to = call.args[3]
+        is_again = to in self._sent
+        self._sent.add(to)
+        if self._held is None and not is_again and not to.endswith(f"|{self._last}"):
+            self._held = asyncio.Event()
+            await self._held.wait()
+            self._held = None
+            return await super().send(call)
+        reply = await super().send(call)
+        if self._held is not None:
+            self.overtaken += reply.status == "moved"
+            self._held.set()
+        return reply
 
 
 @in_loop

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import pytest
 
-from reclaimd.daemon.archive import removing, restoring, restoring_fired
+from reclaimd.daemon.archive import removing, restoring, restoring_fired, sending
 from reclaimd.daemon.archive.store import Store
 from reclaimd.daemon.connectivity import Connectivity
 from reclaimd.daemon.health import Health
@@ -224,9 +224,10 @@ class Daemon:
 
 def adapt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few tasks fill several calls, and daemons change fast."""
-    for module in (restoring, removing):
+    for module in (sending, removing):
         monkeypatch.setattr(module, "RESTORE_ROWS", 3)
-    monkeypatch.setattr(restoring, "PAGE", 5)
+    for module in (restoring, sending):
+        monkeypatch.setattr(module, "PAGE", 5)
     monkeypatch.setattr(restoring_fired, "ROWS", 1)
     # What takes seconds takes some calls here: so long an owner may trust what it knew.
     monkeypatch.setattr(schedule_archiver, "BEAT_SECONDS", 0.05)
