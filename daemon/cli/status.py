@@ -1,5 +1,7 @@
 """`status` and `workers`."""
 
+from typing import Final
+
 import msgspec
 
 from reclaimd.daemon.cli.flags import Flags
@@ -12,6 +14,9 @@ from reclaimd.daemon.inspect.workers import WorkerInfo, read_fleet
 from reclaimd.daemon.loops.archive_state import ArchiveState, archive_state
 from reclaimd.daemon.sources.unmet import unmet_sources
 from reclaimd.daemon.view import PartitionView
+
+LATE_SECONDS: Final = 10.0
+"""So far behind is no archive that somebody writes."""
 
 
 class WorkerTotals(msgspec.Struct, frozen=True):
@@ -65,8 +70,22 @@ def status(flags: Flags) -> int:
 def _warnings(archive: ArchiveState | None) -> list[str]:
     if archive is None:
         return []
-    found = [f"{queue} is not what the archive knows ({why})" for queue, why in archive.queues.items()]
+    odd = {f"queue {queue}": why for queue, why in archive.queues.items()}
+    if archive.schedules:
+        odd["schedules"] = archive.schedules
+    found = [f"{what}: not what the archive knows ({why}){_cure(why.partition(':')[0])}" for what, why in odd.items()]
+    if (archive.lag_seconds or 0.0) > LATE_SECONDS:
+        found.append(f"the archive is {archive.lag_seconds:g} s behind: see that a daemon runs, and its /readyz")
     return [*([archive.problem] if archive.problem else []), *found]
+
+
+def _cure(kind: str) -> str:
+    if kind == "foreign":
+        # Its reason says what to do.
+        return ""
+    if kind in {"new", "archive_behind"}:
+        return ": a daemon that has this archive reads it"
+    return ": a daemon rebuilds it, or reclaimd rebuild; with --dry-run it tells what would come back"
 
 
 def count_workers(workers: list[WorkerInfo]) -> WorkerTotals:

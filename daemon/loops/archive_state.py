@@ -25,8 +25,9 @@ _WORST_FIRST: Final = (
 
 
 class ArchiveState(msgspec.Struct, frozen=True):
-    """`state`: the worst verdict on a queue, or unreachable. `lag_seconds`: age of the oldest event that is not
-    archived, None when nobody can tell. `url`: without password. `queues`: those that are not healthy, and why.
+    """`state`: the worst verdict on a queue or the schedules, or unreachable. `lag_seconds`: age of the oldest event
+    that is not archived, None when nobody can tell. `url`: without password. `queues`: those that are not healthy, and
+    why; `schedules`: why these are not, else empty.
     """
 
     state: str
@@ -34,6 +35,7 @@ class ArchiveState(msgspec.Struct, frozen=True):
     url: str
     queues: dict[str, str] = {}
     problem: str = ""
+    schedules: str = ""
 
 
 async def archive_state(settings: Settings, source: Source, queues: list[str]) -> ArchiveState | None:
@@ -59,6 +61,8 @@ def _unreachable(url: str, error: ArchiveFailed) -> ArchiveState:
 
 
 async def _state(store: "Store", source: Source, queues: list[str], url: str) -> ArchiveState:
+    from reclaimd.daemon.archive.restoring_schedules import look_at_schedules
+
     verdicts: dict[str, str] = {}
     reasons: dict[str, str] = {}
     lag = 0.0
@@ -71,8 +75,13 @@ async def _state(store: "Store", source: Source, queues: list[str], url: str) ->
             reasons[queue] = f"{found.verdict.kind}: {found.verdict.reason}"
         elif found.row is not None:
             lag = max(lag, await _lag(source, partition.key("events"), found.row.positions.get(EVENTS, "0-0")))
+    of_schedules, facts = await look_at_schedules(store, source, source.namespace)
+    schedules = ""
+    if of_schedules.kind != HEALTHY and (of_schedules.kind, facts.state) != ("new", "absent"):
+        verdicts[""] = of_schedules.kind
+        schedules = f"{of_schedules.kind}: {of_schedules.reason}"
     state = next((kind for kind in _WORST_FIRST if kind in verdicts.values()), HEALTHY)
-    return ArchiveState(state, round(lag, 3), url, reasons)
+    return ArchiveState(state, round(lag, 3), url, reasons, schedules=schedules)
 
 
 async def _lag(source: Source, key: str, position: str) -> float:

@@ -1,7 +1,7 @@
 """Archiving without a daemon: look at one partition, and bring the archive up to it."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from reclaimd.daemon.archive import tailing
 from reclaimd.daemon.archive.following import Following
@@ -24,8 +24,22 @@ class Look(NamedTuple):
     row: PartitionRow | None
 
 
+LOOKS: Final = 5
+"""Tries more, while a daemon commits marks between the look at the archive and the one at Redis."""
+
+
 async def look(store: "Store", redis: Redis, partition: Partition) -> Look:
     """Whether Redis still has what the archive knows. Changes nothing."""
+    found = await _look_once(store, redis, partition)
+    for _ in range(LOOKS):
+        # A daemon that archives meanwhile makes what was read first an older copy.
+        if found.verdict.kind != "archive_behind" or await store.partition(partition) == found.row:
+            break
+        found = await _look_once(store, redis, partition)
+    return found
+
+
+async def _look_once(store: "Store", redis: Redis, partition: Partition) -> Look:
     row = await store.partition(partition)
     known = row or PartitionRow(namespace=partition.namespace, queue=partition.queue)
     expected = Expected(store.archive_id, known.epoch_id, known.mark)

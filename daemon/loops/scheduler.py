@@ -84,7 +84,9 @@ class Scheduler:
         else:
             health.forget(LOST)
         frozen = self.follower.frozen
-        self._show_frozen("", f"the schedules are {frozen}" if frozen else self.gate.closed(""))
+        # Nobody else does it.
+        cure = ": reclaimd rebuild" if frozen and self._context.settings.archive.rebuild == "manual" else ""
+        self._show_frozen("", f"the schedules are {frozen}{cure}" if frozen else self.gate.closed(""))
         return pause
 
     async def start(self, tasks: TaskGroup) -> None:

@@ -84,13 +84,21 @@ async def test_status_tells_how_the_archive_is(server: Server, tmp_path: Path) -
             await wait_same(url, queue)
             found = await status("--json")
             assert found.json["archive"] == {
-                "state": "healthy", "lag_seconds": 0.0, "url": url, "queues": {}, "problem": ""
+                "state": "healthy", "lag_seconds": 0.0, "url": url, "queues": {}, "problem": "", "schedules": ""
             }  # fmt: skip
         queue.raw("HDEL", queue.partition.key("epoch"), "mark", "mark_before")
         found = await status("--json")
         assert found.json["archive"]["state"] == "rolled_back"
-        assert "mail is not what the archive knows (rolled_back: mark none in Redis" in found.json["warnings"][0]
+        [warning] = found.json["warnings"]
+        assert "queue mail: not what the archive knows (rolled_back: mark none in Redis" in warning
+        assert warning.endswith("or reclaimd rebuild; with --dry-run it tells what would come back")
         assert f"Archive: rolled_back, 0 s behind ({url})." in (await status()).out
+        assert (await asyncio.to_thread(reclaimd, "rebuild", env=env)).code == 0
+        queue.raw("DEL", "{t:schedules}:epoch")
+        found = await status("--json")
+        assert found.json["archive"]["queues"] == {}
+        assert found.json["archive"]["schedules"].startswith("partial: ")
+        assert "schedules: not what the archive knows (partial: " in found.json["warnings"][0]
 
 
 @pytest.mark.flavours("valkey")
@@ -136,7 +144,7 @@ async def test_killed_at_any_instant_it_misses_nothing_and_doubles_nothing(serve
         going = asyncio.create_task(traffic())
         for number in range(4):
             with served(server, url, tmp_path, f"d{number}") as daemon:
-                await asyncio.to_thread(daemon.wait_said, "archiving")
+                await asyncio.to_thread(daemon.wait_said, '"archiving"')
                 commits = number * 3
                 await await_until(lambda n=commits: committed(url) > n, "a few commits", 10)  # type: ignore[misc]
                 daemon.kill9()
@@ -183,7 +191,7 @@ async def test_of_two_daemons_one_archives_and_the_other_takes_over(server: Serv
         life = Life(queue)
         life.live(30)
         with served(server, url, tmp_path, "first") as first:
-            await asyncio.to_thread(first.wait_said, "archiving")
+            await asyncio.to_thread(first.wait_said, '"archiving"')
             async with running(with_archive(server, url)) as second:
                 await wait_same(url, queue)
                 assert await sample(second, "reclaimd_archive_owned", queue="mail") == 0
