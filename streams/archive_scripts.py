@@ -52,7 +52,7 @@ class Facts(NamedTuple):
 
 
 class Adopted(NamedTuple):
-    """status: ok, changed (the epoch is not the one that was seen), foreign (another archive has it), or state."""
+    """status: ok, changed (epoch or mark are not those that were seen), foreign (another archive has it), or state."""
 
     status: str
     epoch_id: str = ""
@@ -72,13 +72,17 @@ def adopt(
     new_epoch_id: str,
     mark: str,
     events_cap: int,
+    seen_mark: str | None = None,
     now: int | None = None,
 ) -> Call[Adopted]:
-    """Begin to archive this partition: from here on its losses can be told. Again, with another mark, does no harm.
+    """Begin to archive this partition: from here on its losses can be told. Again, with the same mark, does no harm.
 
-    `seen_epoch_id`: empty when there was no epoch; `new_epoch_id` begins then. `events_cap`: entries of `:events`.
+    `seen_epoch_id`: empty when there was no epoch; `new_epoch_id` begins then. `seen_mark`: None for whatever it is.
+    `events_cap`: entries of `:events`.
     """
-    args = (archive_id, seen_epoch_id, new_epoch_id, mark, events_cap)
+    args: list[Arg] = [archive_id, seen_epoch_id, new_epoch_id, mark, events_cap]
+    if seen_mark is not None:
+        args.append(seen_mark)
     return _call("adopt", partition, now, args, _parse_adopted)
 
 

@@ -163,6 +163,7 @@ class Following:
             new_epoch_id=secrets.token_hex(8),
             mark=mark,
             events_cap=events_cap,
+            seen_mark=seen.mark,
         )
         adopted = await self.redis.send(call)
         if adopted.status != "ok":

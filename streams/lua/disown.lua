@@ -7,8 +7,9 @@ if archived_by ~= '' and archived_by ~= ARGV[2] then
   return 'changed'
 end
 if state ~= 'absent' and archived_by ~= '' then
-  redis.call('HSET', K.epoch, 'archive_id', '', 'state', 'ok')
+  -- First, so that a full Redis lets the rest go on.
   redis.call('HDEL', K.epoch, 'cursor', 'lost')
+  redis.call('HSET', K.epoch, 'archive_id', '', 'state', 'ok')
   if K.accepted then
     redis.call('UNLINK', K.accepted)
   end

@@ -10,6 +10,7 @@ from property.lab import NOON, verdict
 from reclaimd.streams import archive_scripts as arc
 from reclaimd.streams import events as ev
 from reclaimd.streams import scripts
+from reclaimd.streams.disowning import disown
 from reclaimd.streams.keys import STREAMS
 
 
@@ -239,12 +240,47 @@ def test_redis_is_taken_as_it_is(lab: Archived) -> None:
     assert (lab.order("lane:normal"), lab.facts().missing) == (["a"], ())
 
 
-def test_a_full_server_refuses_to_adopt_and_to_restore(lab: Archived) -> None:
-    lab.enqueue("t")
+@pytest.mark.parametrize("there", [False, True])
+def test_a_full_server_lets_an_archive_begin_and_end(lab: Archived, there: bool) -> None:
+    if there:
+        lab.enqueue("t")
     lab.set_full(True)
-    options = {"archive_id": OURS, "seen_epoch_id": "e", "new_epoch_id": "x", "mark": FIRST, "events_cap": 1}
-    assert refused(lab, arc.adopt(lab.partition, **options, now=lab.now))  # type: ignore[arg-type]
+    assert lab.adopt("e" if there else "").status == "ok"
+    assert lab.facts() == arc.Facts(True, True, "ok", "e", OURS, FIRST, "", "", "", ())
+    assert lab.freeze().status == "ok"
     lab.set_full(False)
+    assert lab.enqueue("meanwhile") == ["ok"]
+    lab.set_full(True)
+    keys = lab.key("epoch"), lab.key("rebuild:accepted")
+    assert not lab.send(disown("b" * 16, *keys))
+    for _ in range(2):
+        assert lab.send(disown(OURS, *keys))
+        facts = lab.facts()
+        assert (facts.state, facts.archive_id, facts.cursor) == ("ok", "", "")
+        assert lab.say("EXISTS", lab.key("rebuild:accepted")) == 0
+    assert lab.adopt("e2", archive="b" * 16, mark="2:b").status == "ok"
+
+
+def test_who_slept_while_another_adopted_it_changes_nothing(lab: Archived) -> None:
+    lab.enqueue("t")
+    seen = lab.facts()
+
+    def adopt(mark: str) -> str:
+        ids: dict[str, Any] = {"archive_id": OURS, "seen_epoch_id": seen.epoch_id, "new_epoch_id": "x"}
+        call = arc.adopt(lab.partition, **ids, seen_mark=seen.mark, mark=mark, events_cap=7, now=lab.now)
+        return lab.send(call).status
+
+    assert adopt("1:a") == "ok"
+    assert adopt("1:a") == "ok", "a lost reply"
+    lab.mark = "1:a"
+    assert lab.commit().marked
+    known = lab.facts()
+    assert adopt("1:b") == "changed"
+    assert lab.facts() == known
+
+
+def test_a_full_server_refuses_to_restore(lab: Archived) -> None:
+    lab.enqueue("t")
     lab.adopt("e")
     lab.set_full(True)
     lab.now += 5

@@ -43,11 +43,11 @@ def facts(state: State, now: int) -> Step:
     return d.step(d.mode, *texts, _missing(d))
 
 
-def adopt(state: State, now: int, archive: str, seen: str, mark: str, cap: int) -> Step:
-    """An archive begins, with the epoch `seen`: `ok`, `changed`, `foreign`, or `state` while it is frozen."""
+def adopt(state: State, now: int, archive: str, seen: tuple[str, str], mark: str, cap: int) -> Step:
+    """An archive begins: `ok`, `changed`, `foreign`, or `state` while it is frozen. `seen`: epoch and mark."""
     d = Draft(state, now, SOUND)
     known, owner = d.epoch.get("id", ""), d.epoch.get("archive_id", "")
-    if known != seen:
+    if known != seen[0] or d.epoch.get("mark", "") not in (mark, seen[1]):
         return d.step("changed", known, d.mode)
     if owner not in ("", archive):
         return d.step("foreign", known, d.mode)

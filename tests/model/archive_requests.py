@@ -27,12 +27,19 @@ def facts() -> Request:
     )
 
 
-def adopt(owner: str, seen: str, mark: str) -> Request:
-    """`seen`: the epoch."""
+def adopt(owner: str, seen: tuple[str, str], mark: str) -> Request:
+    """`seen`: epoch and mark."""
 
     def call(now: int) -> Call[arc.Adopted]:
         return arc.adopt(
-            PARTITION, archive_id=owner, seen_epoch_id=seen, new_epoch_id="x", mark=mark, events_cap=CAP, now=now
+            PARTITION,
+            archive_id=owner,
+            seen_epoch_id=seen[0],
+            seen_mark=seen[1],
+            new_epoch_id="x",
+            mark=mark,
+            events_cap=CAP,
+            now=now,
         )
 
     return Request(

@@ -22,7 +22,8 @@ def _epoch(history: History, name: str) -> str:
 
 def adopt(history: History, pick: Pick) -> None:
     """Mostly of the epoch that is there."""
-    seen = pick((_epoch(history, "id"), _epoch(history, "id"), "x"))
+    seen = _epoch(history, "id"), _epoch(history, "mark")
+    seen = pick((seen, seen, seen, ("x", seen[1]), (seen[0], "m0")))
     history.send(arc.adopt(pick(ARCHIVES), seen, history.new_id("m")))
 
 
