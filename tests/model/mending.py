@@ -78,7 +78,9 @@ def restore(history: History, pick: Pick) -> None:
     elif kind == "facts":
         history.send(arc.restore_facts(rebuild, step, paused=pick.once_in(4), enqueued=pick((0, 3))))
     else:
-        held = [*history.both.state.unique, ("u1", pick(known)), ("u3", pick(known))]
+        state = history.both.state
+        accepted = [pair for pair in state.unique if pair[1] in state.accepted]
+        held = [*accepted, *state.unique, ("u1", pick(known)), ("u3", pick(known))]
         pairs = pick(held), pick(held)
         history.send(arc.restore_unique(rebuild, step, pairs, free=kind == "free"))
 
