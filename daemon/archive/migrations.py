@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 from sqlalchemy import Connection, inspect, select, text
 
 from reclaimd.daemon.archive.errors import ArchiveFailed, ArchiveMissing, ArchiveTooNew, ArchiveTooOld, Trouble
-from reclaimd.daemon.archive.schema import meta, metadata
+from reclaimd.daemon.archive.schema import events, meta, metadata
 
 Step: TypeAlias = Callable[[Connection], None]
 
@@ -15,8 +15,17 @@ _LOCK: Final = 0x7265636C61696D64
 """For PostgreSQL's advisory lock: "reclaimd"."""
 
 
+# PostgreSQL's own compression costs it as much as all the rest of keeping a batch. Not every server was built with lz4.
+_HAS_LZ4: Final = text(
+    "SELECT count(*) FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals)"
+)
+_LZ4: Final = text(f"ALTER TABLE {events.name} ALTER COLUMN {events.c.e.name} SET COMPRESSION lz4")
+
+
 def _first(connection: Connection) -> None:
     metadata.create_all(connection)
+    if connection.dialect.name == "postgresql" and connection.scalar(_HAS_LZ4):
+        connection.execute(_LZ4)
 
 
 # Version n is what the first n steps make. A step never changes once it was released; when the tables change, the

@@ -195,7 +195,7 @@ class Store:
         wanted = named(ours, _tasks.task_id, dialect)
         async with self._database.reading() as connection:
             for chunk in chunks(task_ids, CHUNK):
-                found += TASK.all(await connection.execute(wanted, {IDS: ids(chunk, dialect)}))
+                found += TASK.all(await connection.execute(wanted, {IDS: ids(chunk)}))
         return found
 
     async def count_tasks(self, partition: Partition) -> dict[str, int]:
@@ -215,7 +215,7 @@ class Store:
             found: dict[str, FiredRow] = {}
             those = named(wanted, _fired.schedule, dialect)
             for chunk in chunks(names, CHUNK):
-                rows = FIRED.all(await connection.execute(those, {IDS: ids(chunk, dialect)}))
+                rows = FIRED.all(await connection.execute(those, {IDS: ids(chunk)}))
                 found.update((row.schedule, row) for row in rows)
             return found
 

@@ -5,11 +5,21 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Delete, Table, Text, bindparam, delete, func, select, update
+from sqlalchemy import Boolean, Connection, Delete, Select, Table, Text, bindparam, delete, func, select, update
 
 from reclaimd.daemon.archive import schema
 from reclaimd.daemon.archive.records import text_of
-from reclaimd.daemon.archive.statements import CHUNK, IDS, chunks, ids, insert_new, insert_rows, one_of, upsert
+from reclaimd.daemon.archive.statements import (
+    CHUNK,
+    IDS,
+    chunks,
+    delete_named,
+    ids,
+    insert_new,
+    insert_rows,
+    named,
+    upsert,
+)
 from reclaimd.daemon.rebuild.values import DEAD, RANKS, Carried, Changes, EventEntry, Positions, sort_of_entry
 from reclaimd.streams.keys import Partition
 
@@ -128,12 +138,12 @@ def delete_open(connection: Connection, row_id: int, task_ids: Sequence[str]) ->
     """Delete tasks that are no dead letters, those of them that are there."""
     dialect = connection.dialect.name
     for chunk in chunks(task_ids, CHUNK * 5):
-        connection.execute(_delete_open(dialect), {"of": row_id, IDS: ids(chunk, dialect)})
+        connection.execute(_delete_open(dialect), {"of": row_id, IDS: ids(chunk)})
 
 
 @cache
 def _delete_open(dialect: str) -> Delete:
-    return delete(schema.tasks).where(_ours, _tasks.letter == "", one_of(_tasks.task_id, dialect))
+    return delete_named(schema.tasks, _ours & (_tasks.letter == ""), _tasks.task_id, dialect)
 
 
 def _write_events(connection: Connection, row_id: int, events: Sequence[EventEntry]) -> int:
@@ -153,10 +163,9 @@ def _carry(connection: Connection, row_id: int, carried: Sequence[Carried]) -> N
     if not carried:
         return
     dialect = connection.dialect.name
-    named = select(_tasks.task_id, _tasks.letter).where(_ours, one_of(_tasks.task_id, dialect))
     there: set[tuple[str, str]] = set()
     for chunk in chunks({one.task_id for one in carried}, CHUNK):
-        found = connection.execute(named, {"of": row_id, IDS: ids(chunk, dialect)})
+        found = connection.execute(_letters(dialect), {"of": row_id, IDS: ids(chunk)})
         there.update((task_id, letter) for task_id, letter in found)
     moved, superfluous = [], []
     for one in carried:
@@ -169,6 +178,11 @@ def _carry(connection: Connection, row_id: int, carried: Sequence[Carried]) -> N
             moved.append({**key, **_moved(one)})
     _each(connection, _delete_this, superfluous)
     _each(connection, _carry_this, moved)
+
+
+@cache
+def _letters(dialect: str) -> Select[Any]:
+    return named(select(_tasks.task_id, _tasks.letter).where(_ours), _tasks.task_id, dialect)
 
 
 def _moved(one: Carried) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from reclaimd.daemon.archive.errors import (
 )
 from reclaimd.daemon.archive.records import schedules_of
 from reclaimd.daemon.archive.schedule_records import ScheduleEntry
+from reclaimd.daemon.archive.statements import CHUNK
 from reclaimd.daemon.archive.store import Store, open_store
 from reclaimd.daemon.rebuild.values import (
     DEAD,
@@ -147,6 +148,22 @@ async def test_many_rows_in_one_commit(url: str) -> None:
         await store.reset(MAIL, ME, "e", "7:x")
         assert await all_tasks(store) == []
         assert (await row_of(store)).mark == "7:x"
+
+
+@in_loop
+async def test_of_rows_with_the_same_name_in_one_commit_the_last_one_stays(url: str) -> None:
+    async with open_store(url) as store:
+        assert await store.claim(MAIL, ME, None)
+        rows = [task(number, "lane:high", envelope=b"%d" % number) for number in range(CHUNK + 5)]
+        again = [task(number, "lane:low", token=number + 2, lane="low") for number in (0, 3, CHUNK - 1, CHUNK)]
+        letters = (task(3, DEAD), task(3, DEAD, entry_id="77-0", letter="77-0", envelope=b"newer"))
+        old, new = (FiredRow(schedule="s", generation="5-0", last=last, open=f"t{last}") for last in (1, 2))
+        todo = Changes(upserts=(*rows[:9], *again, *letters, *rows[9:], *again[::-1]), fired=(old, new))
+        for _ in range(2):
+            await store.commit(MAIL, ME, todo, {})
+            kept = {row.task_id: row for row in (*rows, *again)}
+            assert sorted(await all_tasks(store), key=repr) == sorted((*kept.values(), *letters), key=repr)
+            assert await store.fired(MAIL) == {"s": new}
 
 
 @in_loop
