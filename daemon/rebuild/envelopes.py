@@ -15,6 +15,7 @@ HISTORY_ROWS = 20
 
 _words = msgspec.json.Decoder(list[str], strict=False)
 _OPTIONAL = (b"deliveries", b"attempts", b"handbacks", b"token", b"unique", b"schedule", b"history")
+_OF_LETTERS = (b"cause", b"error", b"worker", b"dead_at")
 _COUNTS = frozenset(_OPTIONAL[:4])
 _LANES = frozenset(lane.encode() for lane in LANES)
 _is_name = re.compile(rb"[A-Za-z0-9_.:-]{1,128}").fullmatch
@@ -103,6 +104,30 @@ def flat(e: dict[bytes, bytes]) -> list[bytes]:
             fields += (name, value)
     fields += (b"body", e[b"body"])
     return fields
+
+
+def is_letter(fields: Sequence[bytes]) -> bool:
+    """Whether they are those of a dead letter."""
+    return tuple(fields[-8::2]) == _OF_LETTERS
+
+
+def letter(fields: Sequence[bytes], cause: str, error: str, dead_at: int) -> list[bytes]:
+    """A task as its dead letter. `dead_at`: wall ms."""
+    told = (cause.encode(), error.encode(), b"", b"%d" % dead_at)
+    return [*fields, *(part for pair in zip(_OF_LETTERS, told, strict=True) for part in pair)]
+
+
+def redriven(fields: list[bytes], at_ms: int) -> list[bytes]:
+    """The task that a dead letter becomes when it is redriven; what is no letter stays as it is."""
+    if not is_letter(fields) or not is_well_formed(fields[:-8]):
+        return fields
+    e = mapping(fields)
+    e[b"token"] = b"%d" % (token(e) + 1)
+    for name in (b"deliveries", b"attempts", b"handbacks"):
+        e.pop(name, None)
+    row = history_row(at_ms, "redriven", e[b"cause"].decode(errors="replace"), "")
+    e[b"history"] = remember(e.get(b"history", b""), row)
+    return flat(e)
 
 
 def remember(history: bytes, row: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from reclaimd.daemon.rebuild import envelopes
-from reclaimd.daemon.rebuild.rows import birth_ms
+from reclaimd.daemon.rebuild.rows import FOREIGN, birth_ms
 from reclaimd.daemon.rebuild.values import (
     DEAD,
     DELAYED,
@@ -99,7 +99,11 @@ def restorable(
     except ValueError as error:
         return Unrestorable(row.task_id, f"its envelope cannot be read: {error}")
     if row.place == DEAD:
-        return _unchanged(row, unique="", seen=False)
+        return _unchanged(
+            msgspec.structs.replace(row, envelope=_letter(row, fields)), unique="", seen=row.at >= seen_since_ms
+        )
+    # That it was redriven was archived, and not yet what it was then.
+    fields = envelopes.redriven(fields, entry_ms(row.entry_id))
     if not envelopes.is_well_formed(fields) or fields[1] != row.task_id.encode():
         return Unrestorable(row.task_id, "it is not a task of the protocol")
     e = envelopes.mapping(fields)
@@ -124,6 +128,13 @@ def restorable(
 
 def _unchanged(row: TaskRow, *, unique: str, seen: bool) -> Restorable:
     return Restorable(row.task_id, row.place, 0, row.schedule, unique, seen, row.envelope, row.entry_id)
+
+
+def _letter(row: TaskRow, fields: list[bytes]) -> bytes:
+    """Of a task that died an instant before its loss only that may be archived, and not the letter."""
+    if row.task_id.startswith(FOREIGN) or envelopes.is_letter(fields):
+        return row.envelope
+    return envelopes.pack(envelopes.letter(fields, "unknown", "only that it died was archived", entry_ms(row.entry_id)))
 
 
 def _place(row: TaskRow, deliveries: int) -> str:

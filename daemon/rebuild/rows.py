@@ -10,6 +10,7 @@ from reclaimd.daemon.rebuild.values import (
     RANKS,
     StreamEntry,
     TaskRow,
+    entry_ms,
     sort_of_due,
     sort_of_entry,
 )
@@ -71,7 +72,7 @@ def birth_ms(row: TaskRow) -> int:
     except ValueError:
         return row.at
     if row.place == DEAD:
-        return envelopes.count(e.get(b"dead_at"))
+        return envelopes.count(e.get(b"dead_at")) or entry_ms(row.entry_id)
     first = envelopes.first_entry(e.get(b"history", b"")) or row.entry_id
     return envelopes.count(first.partition("-")[0].encode()) or row.at
 

@@ -165,7 +165,7 @@ def test_what_is_queued_waits_on_unless_it_waits_for_nothing() -> None:
 
 def test_a_letter_stays_as_it_is_and_holds_no_unique_key() -> None:
     row = letter("2000000-0", 7, unique="u")
-    assert restored(row) == Restorable("t", DEAD, 0, "", "", False, row.envelope, "2000000-0")
+    assert restored(row) == Restorable("t", DEAD, 0, "", "", True, row.envelope, "2000000-0")
 
 
 def test_only_what_was_enqueued_lately_counts_as_seen() -> None:
