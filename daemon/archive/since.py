@@ -30,15 +30,16 @@ async def note_what_followed(job: Job) -> None:
     async def ask(client: AsyncClient) -> Any:
         return await client.xrange(key, low, "+", count=EVENT_PAGE)
 
-    fold = _Fold(job)
+    fold, letters = _Fold(job), dict[str, str]()
     while True:
         found = await job.redis.use(ask)
         if position and low == position and (not found or found[0][0].decode() != position):
             return
         read = [(entry_id.decode(), fields.get(b"e", b"")) for entry_id, fields in found]
         for _, e in read:
+            letters.update(_letters(e))
             for why, row in endings(e):
-                job.kept.cover(row[0], row[1] if why == "purged" else "")
+                job.kept.cover(row[0], letters.get(row[1], row[1]) if why == "purged" else "")
             for task_id in _begun(e):
                 job.kept.uncover(task_id, "")
             job.kept.due.update(_delays(e))
@@ -82,6 +83,15 @@ def _begun(e: bytes) -> Iterator[str]:
                 yield from (row.task_id for row in begun)
             case ev.Restored(tasks=restored):
                 yield from (row.task_id for row in restored if row.place != DEAD)
+
+
+def _letters(e: bytes) -> Iterator[tuple[str, str]]:
+    """Entry IDs of letters that a batch brings back, each with the one that the archive has it by."""
+    if b'"Restored"' not in e:
+        return
+    for event in ev.decode_batch("0", e, "").events:
+        if isinstance(event, ev.Restored):
+            yield from ((row.entry_id, row.old_entry_id) for row in event.tasks if row.place == DEAD)
 
 
 def _delays(e: bytes) -> Iterator[tuple[str, int]]:
