@@ -6,7 +6,7 @@ The caller judges what was found, and says when to go on; what is done then is t
 import secrets
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import anyio
 import msgspec
@@ -17,12 +17,11 @@ from reclaimd.daemon.archive.scanning import Redis
 from reclaimd.daemon.rebuild.apply import batches, changes, positions_after, wanted
 from reclaimd.daemon.rebuild.detect import verdict
 from reclaimd.daemon.rebuild.marks import new_mark
-from reclaimd.daemon.rebuild.values import Changes, PartitionRow, Positions, Tail, Verdict
+from reclaimd.daemon.rebuild.values import FOLDED, Changes, PartitionRow, Positions, Tail, Verdict, sort_of_entry
 from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams import archive_scripts
 from reclaimd.streams.archive_scripts import Expected, Facts
 from reclaimd.streams.keys import Partition
-from reclaimd.streams.redis_log import AsyncClient
 
 if TYPE_CHECKING:
     from reclaimd.daemon.archive.store import Store
@@ -106,7 +105,7 @@ class Following:
         if not found.tail.marked:
             return Archived(row, None)
         tail = tailing.tail_of(found.tail)
-        todo = await self._changes(tail)
+        todo = await self._changes(await self._unfolded(row, tail))
         began = time.perf_counter()
         after = positions_after(tail, row.positions)
         await self._commit(todo, after, found.mark)
@@ -121,24 +120,30 @@ class Following:
         if not row.epoch_id or _WHOLE in row.positions or row.state != "archiving":
             return row
         async for page in tailing.unstreamed(self.redis, self.partition):
-            if not await self._is_known(row):
+            marked = await self._mark(row)
+            if marked is None:
                 return row
-            await self._commit(page, row.positions, None)
-        if not await self._is_known(row):
+            row = marked
+            await self._commit(page, row.positions, row.mark)
+        marked = await self._mark(row)
+        if marked is None:
             return row
-        positions = {**row.positions, _WHOLE: "1"}
-        await self._commit(Changes(), positions, None)
-        return msgspec.structs.replace(row, positions=positions)
+        row = msgspec.structs.replace(marked, positions={**row.positions, _WHOLE: "1"})
+        await self._commit(Changes(), row.positions, row.mark)
+        return row
 
-    async def _is_known(self, row: PartitionRow) -> bool:
-        """Whether what was read before this belongs to the partition as the archive knows it."""
-
-        async def ask(client: AsyncClient) -> list[bytes | None]:
-            fields = ["id", "mark", "mark_before"]
-            return cast("list[bytes | None]", await client.hmget(self.partition.key("epoch"), fields))
-
-        epoch_id, *marks = await self.redis.use(ask)
-        return epoch_id == row.epoch_id.encode() and row.mark.encode() in marks
+    async def _mark(self, row: PartitionRow) -> PartitionRow | None:
+        """The row with a mark that no older data have, which would seem to be whole beside what was read since. None:
+        what was read does not belong to the partition as `row` knows it.
+        """
+        following = new_mark(secrets.token_hex(4), row.mark)
+        expected = Expected(self.store.archive_id, row.epoch_id, row.mark, following, row.ownership.beat)
+        # A mark is only written when something is read, so the first event is, once more.
+        call = archive_scripts.tail(self.partition, expected, tailing.script_positions({}), entries=1, size=1)
+        found = await self.redis.send(call)
+        if not found.ok:
+            return None
+        return msgspec.structs.replace(row, mark=following) if found.marked else row
 
     async def read_again(self, epoch_id: str, mark: str) -> PartitionRow | None:
         """Begin anew with this epoch: forget its tasks, and read everything that there is. Returns the new row."""
@@ -169,6 +174,14 @@ class Following:
         if adopted.status != "ok":
             return Adopted(adopted.status)
         return Adopted("ok", await self.read_again(adopted.epoch_id, mark))
+
+    async def _unfolded(self, row: PartitionRow, tail: Tail) -> Tail:
+        """Without what was folded before a rebuild, which older data tell again: the archive has what came of it."""
+        folded = row.positions.get(FOLDED)
+        if folded is None or not tail.events or sort_of_entry(tail.events[0].entry_id) > sort_of_entry(folded):
+            return tail
+        known = await self.store.folded(self.partition, [event.entry_id for event in tail.events], folded)
+        return msgspec.structs.replace(tail, events=tuple(e for e in tail.events if e.entry_id not in known))
 
     async def _changes(self, tail: Tail) -> Changes:
         with self._stolen.slice():

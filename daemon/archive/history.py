@@ -1,7 +1,7 @@
 """The kept event batches: read by pages, and forgotten by age and size."""
 
 from bisect import bisect_left
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -67,6 +67,18 @@ async def events(
         if len(page) < PAGE:
             return
         position = page[-1].entry
+
+
+async def folded(database: Database, partition: Partition, names: Sequence[str], up_to: str) -> set[str]:
+    """See `Store.folded`."""
+    sorts = {sort_of_entry(name): name for name in names}
+    ours = _events.partition_id == id_of(partition)
+    kept = select(_events.entry).where(ours, _events.entry >= min(sorts), _events.entry <= max(sorts))
+    async with database.reading() as connection:
+        found = set(await connection.scalars(kept))
+        oldest = await connection.scalar(select(func.min(_events.entry)).where(ours))
+    last = sort_of_entry(up_to)
+    return {name for sort, name in sorts.items() if sort in found or (sort <= last and (oldest or last) >= sort)}
 
 
 async def retain(database: Database, before_ms: int, most_bytes: int) -> Retained:

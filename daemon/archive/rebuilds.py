@@ -8,14 +8,15 @@ from sqlalchemy import delete, select, update
 
 from reclaimd.daemon.archive import schema
 from reclaimd.daemon.archive.engine import Database, to_the_end
-from reclaimd.daemon.archive.records import is_partition
+from reclaimd.daemon.archive.records import is_partition, text_of
 from reclaimd.daemon.archive.statements import insert_new
-from reclaimd.daemon.rebuild.values import PartitionState, Report
+from reclaimd.daemon.rebuild.values import PartitionState, Report, rebuilt
 from reclaimd.streams.keys import Partition
 
 _rebuilds = schema.rebuilds.c
 _partitions = schema.partitions.c
 _BEGUN: Final = ("lost", "rebuilding")
+_positions = msgspec.json.Decoder(dict[str, str])
 _report = msgspec.json.Decoder(Report)
 
 
@@ -58,12 +59,14 @@ async def end(
 ) -> bool:
     """See `Store.end_rebuild`."""
     ended_ms = report.ended_ms or int(time.time() * 1000)
-    anew = {"epoch_id": epoch_id, "mark": mark, "positions": "{}", "state": "archiving", "new_epoch_id": ""}
+    anew = {"epoch_id": epoch_id, "mark": mark, "state": "archiving", "new_epoch_id": ""}
     kept = {"ended_ms": ended_ms, "report": msgspec.json.encode(msgspec.structs.replace(report, ended_ms=ended_ms))}
     async with database.writing() as connection:
         # Who is late must not take back what was archived since another one ended it.
-        running = (_partitions.rebuild_id == rebuild_id) & _partitions.state.in_(_BEGUN)
-        done = await connection.execute(update(schema.partitions).where(is_partition(partition), running).values(anew))
+        running = is_partition(partition) & (_partitions.rebuild_id == rebuild_id) & _partitions.state.in_(_BEGUN)
+        was = await connection.scalar(select(_partitions.positions).where(running))
+        anew["positions"] = text_of(rebuilt(_positions.decode(was or "{}")))
+        done = await connection.execute(update(schema.partitions).where(running).values(anew))
         if done.rowcount == 1:
             await connection.execute(update(schema.rebuilds).where(_rebuilds.id == rebuild_id).values(kept))
         return done.rowcount == 1

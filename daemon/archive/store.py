@@ -5,7 +5,7 @@ same transaction as the write. After an ArchiveFailed of a write, read the row o
 write may have been committed, and doing it again is harmless.
 """
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -229,6 +229,10 @@ class Store:
     ) -> AsyncIterator[history.Kept]:
         """The kept batches behind entry `after`, up to and with `until`, oldest first; those that hold `contains`."""
         return history.events(self._database, partition, after, contains, until)
+
+    async def folded(self, partition: Partition, names: Sequence[str], up_to: str) -> set[str]:
+        """Which of these batches (entry IDs) are kept, or were and are forgotten: none of those is behind `up_to`."""
+        return await history.folded(self._database, partition, names, up_to)
 
     async def retain(self, age_ms: int, most_bytes: int, now_ms: int) -> history.Retained:
         """Forget event batches older than `age_ms`, and the oldest while all together exceed `most_bytes`.

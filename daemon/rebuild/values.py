@@ -22,6 +22,8 @@ PLACES: Final = (*STREAMS, DELAYED, QUEUED, DEAD)
 RANKS: Final[Mapping[str, int]] = {place: rank for rank, place in enumerate(PLACES)}
 
 EVENTS: Final = "events"
+FOLDED: Final = "folded"
+"""In `Positions`, after a rebuild: the last event that was read before it."""
 READ_STREAMS: Final = (EVENTS, *STREAMS, DEAD)
 """The streams that the archive reads, as they are called in `Positions`."""
 
@@ -330,6 +332,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def tasks_restored(self) -> int:
         """All but the dead letters."""
         return sum(number for place, number in self.restored.items() if place != DEAD)
+
+
+def rebuilt(positions: Positions) -> Positions:
+    """Where to read on after a rebuild: everything again. What was folded before is remembered as such."""
+    read = [positions[name] for name in (EVENTS, FOLDED) if name in positions]
+    return {FOLDED: max(read, key=sort_of_entry)} if read else {}
 
 
 def sort_of_entry(entry_id: str) -> str:
