@@ -134,7 +134,7 @@ async def restore_totals(job: Job, place: Place) -> Place:
             job.partition,
             job.rebuild_id,
             (str(place), done),
-            paused=job.row.paused and (job.verdict == "rolled_back" or not has_control),
+            paused=job.row.paused and (job.verdict in {"rolled_back", "empty"} or not has_control),
             counters=job.row.counters,
             mode="max" if has_counters else "add",
         ),
