@@ -129,6 +129,8 @@ class Checker:
             known.owed, known.purged = False, True
         else:
             known.redriven = True
+            # It was purged, came back because the archive had not read of that, and lives again.
+            known.lives += known.purged
             self._buried.pop(task, None)
 
     def fired(self, occurrence: str) -> None:
@@ -157,10 +159,14 @@ class Checker:
         database = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True)
         try:
             rows = database.execute("SELECT task_id, letter FROM reclaimd_tasks").fetchall()
+            log = {e for (e,) in database.execute("SELECT e FROM reclaimd_schedule_log")}
         finally:
             database.close()
         self._ever_open |= {task for task, letter in rows if not letter}
         self._ever_dead |= {task for task, letter in rows if letter}
+        # A daemon may have had it in its hands when Redis lost it.
+        self.log = [row for row in self._put if row in self.log or row[1] in log - self._archived_events]
+        self._archived_events |= log
 
     def lost(self, known: Archived, kind: str, *, unnoticed: bool) -> None:
         """`kind`: all, copy (to what an older one has) or key. What the archive has seen, or Redis still has, is owed

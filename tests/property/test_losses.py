@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import hypothesis
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -150,6 +149,9 @@ class Losses(RuleBasedStateMachine):
     def check_not_open(self, name: str) -> None:
         assert name not in self.world.checker.held().open
 
+    def check_no_letter(self, name: str) -> None:
+        assert name not in self.world.checker.held().dead
+
     def teardown(self) -> None:
         try:
             if not self.failed:
@@ -200,8 +202,7 @@ def losses(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 @pytest.mark.flavours("valkey")
 def test_what_the_archive_saw_survives_any_loss(losses: type[Losses]) -> None:
-    # The same histories each time: the soak looks for others, and still finds some that go wrong.
-    explore(hypothesis.seed(2000)(losses), examples=10, steps=40)
+    explore(losses, examples=10, steps=40)
 
 
 @pytest.mark.flavours("valkey")
