@@ -34,6 +34,9 @@ BUSY_MS: Final = 1_500
 """How long SQLite waits for another writer: below the time that a daemon has to stop."""
 AGAIN_SECONDS: Final = 0.05
 LINGER_SECONDS: Final = 1.5
+IDLE_MS: Final = 4_000
+"""So long a transaction may wait for its client. A daemon that froze, or whose host is gone, keeps the rows that it has
+locked no longer; whoever takes over from it waits six seconds anyway."""
 _WAL_PAGES: Final = 8_000
 _WAL_KEPT_BYTES: Final = 64 << 20
 _CACHE_KIB: Final = 16_384
@@ -311,7 +314,7 @@ class Database:
 
     def _postgresql(self) -> AsyncEngine:
         try:
-            return create_async_engine(
+            engine = create_async_engine(
                 self.url,
                 connect_args={
                     "timeout": CONNECT_SECONDS,
@@ -327,6 +330,9 @@ class Database:
             raise ArchiveFailed(Trouble.DRIVER, self.where) from None
         except (SQLAlchemyError, TypeError, ValueError) as error:
             raise ArchiveFailed(Trouble.URL, self.where, told(error, self.url)) from None
+        if self.access is Access.WRITE:
+            event.listen(engine.sync_engine, "connect", _let_go_when_idle)
+        return engine
 
 
 # The driver's own BEGIN comes too late and takes no lock; `_begin` below says it.
@@ -353,6 +359,14 @@ def by_index(connection: Connection) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.execute(_INDEX_ONLY)
+
+
+def _let_go_when_idle(connection: Any, _record: object) -> None:
+    # Not among the settings of the connection's start, of which a pooler before the server may refuse those it ignores.
+    cursor = connection.cursor()
+    cursor.execute(f"SET idle_in_transaction_session_timeout = {IDLE_MS}")
+    cursor.close()
+    connection.commit()
 
 
 def _set_up(connection: Any, _record: object) -> None:

@@ -64,6 +64,7 @@ _STATES: Final = {
     "25006": Trouble.READ_ONLY,
     "55P03": Trouble.LOCKED,
     "57014": Trouble.SLOW,
+    "25P03": Trouble.SLOW,
     "53300": Trouble.UNREACHABLE,
 }
 _CLASSES: Final = {"08": Trouble.UNREACHABLE, "57": Trouble.UNREACHABLE, "40": Trouble.LOCKED, "XX": Trouble.DAMAGED}

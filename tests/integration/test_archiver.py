@@ -3,7 +3,6 @@
 import asyncio
 import sqlite3
 import time
-from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from support.archives import (
     served,
     verdict_on,
     wait_same,
+    wait_same_events,
     with_archive,
 )
 from support.cli import Done, reclaimd
@@ -155,25 +155,6 @@ async def test_killed_at_any_instant_it_misses_nothing_and_doubles_nothing(serve
             # This one promotes and reclaims, and so it may always have written something that it has not archived yet.
             await wait_same_events(url, queue)
         assert "data are not what the archive knows" not in "".join(p.read_text() for p in tmp_path.glob("*.log"))
-
-
-async def wait_same_events(url: str, queue: Queue) -> None:
-    """Until the archive has each event of Redis, and each once: one missed or doubled would stay so."""
-    kept, there = list[str](), list[str]()
-
-    async def same() -> bool:
-        async with open_store(url) as store:
-            kept[:] = [entry.entry_id async for entry in store.events(queue.partition)]
-        events = queue.raw("XRANGE", queue.partition.key("events"), "-", "+")
-        there[:] = [entry[0].decode() for entry in events]
-        return kept == there
-
-    try:
-        await await_until(same, "the archive to have all events once")
-    except AssertionError as error:
-        odd = Counter(kept)
-        odd.subtract(there)
-        raise AssertionError(f"{error}: {[(entry, by) for entry, by in odd.items() if by]}") from None
 
 
 def committed(url: str) -> int:
@@ -342,6 +323,9 @@ async def test_a_full_disk(server: Server, tmp_path: Path) -> None:
             await lose_a_worker(queue)
             await asyncio.to_thread(daemon.wait_said, "archive behind")
             await until_recovered(queue)
+            assert "on a full disk" in daemon.page("/readyz")
+            assert daemon.sample("reclaimd_archive_up") == 0
+            assert daemon.sample("reclaimd_archive_behind_events", queue="mail") > 0  # type: ignore[operator]
             limit_file_size(daemon.process.pid, None)
             await wait_same(url, queue)
             await asyncio.to_thread(daemon.wait_said, "archive has caught up")

@@ -1,9 +1,11 @@
 """What an archive holds of a partition, to be compared with what Redis holds; and a life of tasks to be archived."""
 
+import http.client
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,6 +136,25 @@ async def wait_same(url: str, queue: Queue, timeout: float = 15.0) -> None:
         raise AssertionError(f"{error}: {last}") from None
 
 
+async def wait_same_events(url: str, queue: Queue) -> None:
+    """Until the archive has each event of Redis, and each once: one missed or doubled would stay so."""
+    kept, there = list[str](), list[str]()
+
+    async def same() -> bool:
+        async with open_store(url) as store:
+            kept[:] = [entry.entry_id async for entry in store.events(queue.partition)]
+        events = queue.raw("XRANGE", queue.partition.key("events"), "-", "+")
+        there[:] = [entry[0].decode() for entry in events]
+        return kept == there
+
+    try:
+        await await_until(same, "the archive to have all events once")
+    except AssertionError as error:
+        odd = Counter(kept)
+        odd.subtract(there)
+        raise AssertionError(f"{error}: {[(entry, by) for entry, by in odd.items() if by]}") from None
+
+
 def _text(row: FiredRow) -> str:
     return f"{row.generation}|{row.last}|{row.count}|{row.open}"
 
@@ -216,6 +237,17 @@ class Served:
         """Nobody is told."""
         self.process.kill()
         self.process.wait(10)
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        """A sample of its /metrics; None when there is no such series."""
+        return sample_in(self.page("/metrics"), name, **labels)
+
+    def page(self, path: str) -> str:
+        """What its HTTP answers, whatever the status."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        with closing(connection):
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
 
     def said(self) -> str:
         """Its log."""
