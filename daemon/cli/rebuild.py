@@ -25,6 +25,7 @@ TRIES: Final = 20
 PAUSE: Final = 0.25
 SCHEDULES: Final = ""
 """In place of a queue's name."""
+_UNREAD: Final = frozenset({"foreign", "new", "archive_behind"})
 _FROZEN: Final = frozenset({"lost", "rebuilding"})
 
 
@@ -131,11 +132,12 @@ class _Rebuilder:
         from reclaimd.daemon.loops.ownership import my_name
 
         partition = Partition(self._source.namespace, queue)
-        verdict, seen, _ = await look(self._store, self._source, partition)
-        if self._is_given_up(seen.archive_id):
+        verdict, seen, row = await look(self._store, self._source, partition)
+        unread = seen.epoch and (row is None or not row.epoch_id)
+        if self._succeeds(seen.archive_id, unread=unread):
             from reclaimd.daemon.archive.taking_over import take_over_partition
 
-            me, gone = my_name(new_id()), seen.archive_id
+            me, gone = my_name(new_id()), self._wanted.from_archive or ""
             await take_over_partition(
                 self._store, self._source, partition, gone, seen, me=me, events_cap=self._events_cap
             )
@@ -163,8 +165,13 @@ class _Rebuilder:
         )
         return _result(queue, verdict, "rebuilt", report)
 
-    def _is_given_up(self, archive_id: str) -> bool:
-        return self._wanted.accept and archive_id != "" and archive_id == self._wanted.from_archive
+    def _succeeds(self, archive_id: str, *, unread: bool) -> bool:
+        """Whether this is to be taken over, or was when somebody who did so was killed. `unread`: it is there, and the
+        archive has read nothing of it.
+        """
+        if self._wanted.from_archive is None:
+            return False
+        return archive_id == self._wanted.from_archive or (unread and archive_id in {"", self._store.archive_id})
 
     async def _schedules(self, queue: str) -> Result:
         from reclaimd.daemon.archive import restoring_schedules as schedules
@@ -175,10 +182,12 @@ class _Rebuilder:
         store, source, namespace = self._store, self._source, self._source.namespace
         self._bar("schedules", 0, None)
         verdict, facts = await schedules.look_at_schedules(store, source, namespace)
-        if self._is_given_up(facts.archive_id):
+        unread = facts.state != "absent" and verdict.kind in {"new", "archive_behind"}
+        if self._succeeds(facts.archive_id, unread=unread):
             from reclaimd.daemon.archive.taking_over import take_over_schedules
 
-            await take_over_schedules(store, source, namespace, facts.archive_id, me=my_name(new_id()))
+            gone = self._wanted.from_archive or ""
+            await take_over_schedules(store, source, namespace, gone, facts, me=my_name(new_id()))
             return _result(queue, verdict, "accepted", None)
         if (untouched := _untouched(queue, verdict)) is not None:
             return untouched
@@ -232,8 +241,8 @@ def _tell_one(out: Output, one: Result) -> None:
     elif one.action == "failed":
         out.line(f"{name}: failed: {one.reason}")
     elif one.action == "accepted":
-        # The reason of a foreign one says what was to be done.
-        why = "" if one.verdict == "foreign" else why
+        # The reason of a foreign one says what was to be done; of what was taken over by halves, why it would be.
+        why = "" if one.verdict in _UNREAD else why
         out.line(f"{name}: {one.verdict}{why}. Redis is taken as it is; the archive reads everything again.")
     elif one.report is not None:
         out.line(f"{name}: {one.verdict}{why}. {_summary(one.report)}")
