@@ -27,7 +27,9 @@ class Verdict(NamedTuple):
 
 @dataclass
 class Step:
-    """One execution of one script. `refused`: the server was full and the call raised that."""
+    """One execution of one script. `refused`: the server was full and the call raised that; `forbidden`: the
+    partition's state, and the call raised that.
+    """
 
     kind: str
     now: int
@@ -43,6 +45,7 @@ class Step:
     tasks: Sequence[Sent] = ()
     entries: Sequence[str] = ()
     refused: bool = False
+    forbidden: bool = False
     full: bool = False
     statuses: Sequence[str] = ()
 
@@ -64,6 +67,10 @@ class Judge:
             assert step.kind in {"enqueue", "redrive"}, f"{step.kind} must go on when Redis is full"
             return
         assert not (step.full and step.kind == "enqueue"), "a full server accepted tasks"
+        frozen = _is_frozen(before)
+        if frozen:
+            self._frozen(step, before, after)
+        assert frozen or not step.forbidden, f"nothing forbade {step}"
         self.moved_in_step = []
         effective = self._effective(step, before)
         for task in before.places.keys() | after.places.keys():
@@ -76,15 +83,24 @@ class Judge:
         late = step.kind == "turn" and step.number <= self.last_turns.get(step.token, 0)
         if step.kind in {"turn", "beat", "leave"} and (late or not before.is_current(step.worker, step.token)):
             self._refused_whole(step, before, after)
-        elif step.kind == "turn" and step.audited is not None:
+        elif step.kind == "turn" and step.audited is not None and not frozen:
             known = set(before.owned_by(step.worker)) - set(step.audited)
             assert not known & set(after.owned_by(step.worker)), f"an audit left what does not run: {step}"
-        if step.kind == "turn" and before.is_current(step.worker, step.token):
+        if step.kind == "turn" and before.is_current(step.worker, step.token) and not frozen:
             self.last_turns[step.token] = max(step.number, self.last_turns.get(step.token, 0))
+
+    @staticmethod
+    def _frozen(step: Step, before: Snapshot, after: Snapshot) -> None:
+        """Data were lost: tasks come, and workers are fenced, but none runs, returns, rises or is buried."""
+        if step.kind in {"reclaim", "promote", "redrive", "purge", "join"}:
+            assert after == before, f"{step.kind} did something while the partition was frozen: {step}"
+        kept = {task: places for task, places in after.places.items() if task in before.places}
+        assert kept == before.places, f"tasks changed while the partition was frozen: {step}"
+        assert (step.kind in {"redrive", "purge"}) == step.forbidden, f"not refused: {step}"
 
     def _effective(self, step: Step, before: Snapshot) -> dict[tuple[str, str], str]:
         """The verdicts that may have an effect: the token is current and the entry still pending to it."""
-        if step.kind != "turn" or not before.is_current(step.worker, step.token):
+        if step.kind != "turn" or not before.is_current(step.worker, step.token) or _is_frozen(before):
             return {}
         if step.number <= self.last_turns.get(step.token, 0):
             return {}
@@ -324,7 +340,7 @@ class Judge:
                 assert was is None or int(is_.token.partition("-")[0]) > int(was.token.partition("-")[0])
                 assert not before.owned_by(worker) or not after.owned_by(worker), "joined before all was moved"
                 self.expected["joined"] += 1
-        strangers = self._strangers(before)
+        strangers = set[str]() if _is_frozen(before) else self._strangers(before)
         if step.kind == "reclaim" and step.unknown:
             self.expected["fenced_workers:unknown"] += len(strangers)
         elif step.kind == "join" and step.worker in strangers:
@@ -347,7 +363,8 @@ class Judge:
             self.expected[{"ok": "enqueued", "duplicate": "duplicates", "exists": "exists"}[status]] += 1
         current = step.kind == "turn" and before.is_current(step.worker, step.token)
         late = current and step.number <= self.last_turns.get(step.token, 0)
-        if step.kind == "turn" and not late:
+        # While it is frozen, it keeps its settlements.
+        if step.kind == "turn" and not late and not (current and _is_frozen(before)):
             unsettled = len(step.verdicts) - len(effective)
             self.expected["stale" if current else "fenced"] += unsettled if current else len(step.verdicts)
         self.expected.update(
@@ -381,3 +398,7 @@ class Judge:
             if name not in {"ghosts", "false_reclaims", "dead_dropped"} and not name.startswith(uncertain or "\0"):
                 found, wanted = after.counters.get(name, 0), self.expected[name]
                 assert found == wanted, f"counter {name} is {found}, the history says {wanted}; {step}"
+
+
+def _is_frozen(s: Snapshot) -> bool:
+    return s.epoch.get("state", "ok") != "ok"

@@ -5,7 +5,7 @@ and what breaks promises takes five or six different ones.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from hypothesis import note
 from hypothesis import strategies as st
@@ -102,6 +102,8 @@ MOVES: dict[str, Move] = {
     "pass_time_alive": Move(2, "", {"ms": st.sampled_from([300, 900, 3000])}),
     "step_clock": Move(2, "", {"ms": STEPS}),
     "set_full": Move(2, "", {"full": st.booleans()}),
+    "lose": Move(2, "", {"state": st.sampled_from(["rebuilding", "rebuilding", "lost"]), "fate": FATES}),
+    "mend": Move(4, "", {"fate": FATES}),
     "stranger_reads": Move(1, "", {"stream": STREAMS, "n": st.integers(1, 2)}),
     "foreign_entry": Move(1, "", {"stream": STREAMS}),
 }
@@ -251,6 +253,15 @@ class Partition(RuleBasedStateMachine):
     def set_full(self, full: bool) -> None:
         self.world.set_full(full)
 
+    def lose(self, state: Literal["lost", "rebuilding"], fate: Fate) -> None:
+        self.world.lose(state, fate)
+
+    def mend(self, fate: Fate) -> None:
+        """Most often what is frozen is open again soon."""
+        if self.world.frozen:
+            self.world.lose("rebuilding", Fate.ANSWERED)
+            self.world.mend(fate)
+
     def stranger_reads(self, stream: str, n: int) -> None:
         """A consumer that never joined."""
         key = self.world.partition.key(stream)
@@ -290,6 +301,7 @@ class Partition(RuleBasedStateMachine):
             p.end()
         while world.held:
             world.deliver(world.held[0])
+        self.mend(Fate.ANSWERED)
         world.simple("resume", Fate.ANSWERED)
         # A clock that went back for good holds delayed tasks back for good: it is set right.
         world.offset += max(0, *(due - world.wall for due in world.seen.delayed.values()), 0)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import redis
 
@@ -11,6 +11,7 @@ from property.checker import Judge, Step, Verdict
 from property.shape import Sent
 from property.snapshot import STREAMS, Raw, Snapshot, raw_client, take
 from reclaimd.streams import scripts
+from reclaimd.streams.archive_scripts import finish, freeze
 from reclaimd.streams.codec import Delivery, Outcome, Settlement, settle
 from reclaimd.streams.keys import Partition
 from reclaimd.streams.redis_log import connect_sync, send_sync
@@ -114,9 +115,10 @@ class World:
             reply = send_sync(self.client, request.build(self.wall))
         except redis.ResponseError as error:
             # Redis 6.2 wraps it in an error of the script.
-            if not isinstance(error, redis.OutOfMemoryError) and "OOM" not in str(error):
+            step.refused = isinstance(error, redis.OutOfMemoryError) or "OOM" in str(error)
+            step.forbidden = str(error).startswith("RECLAIMD_STATE")
+            if not step.refused and not step.forbidden:
                 raise
-            step.refused = True
         _note_reply(step, reply)
         before, self.seen = self.seen, self.look()
         self.broken = True
@@ -226,7 +228,7 @@ class World:
             for place in reply.lost:
                 p.running.pop(place, None)
             p.running.update({(d.stream, d.entry_id): d for d in reply.deliveries})
-        else:
+        elif reply.status != "state":
             p.end()
         self.check_owners()
 
@@ -273,6 +275,30 @@ class World:
         script: Callable[..., scripts.Call[Any]] = scripts.redrive if kind == "redrive" else scripts.purge
         build = lambda now: script(self.partition, entries, now=now)  # noqa: E731
         self.send(Request(lambda now: Step(kind, now, entries=entries), build), fate)
+
+    @property
+    def frozen(self) -> bool:
+        """Data were lost, and are not mended."""
+        return self.seen.epoch.get("state", "ok") != "ok"
+
+    def lose(self, state: Literal["lost", "rebuilding"], fate: Fate) -> None:
+        """An archive finds that data were lost; or goes on with what it has found."""
+        self.nonces += not self.frozen
+        number, epoch, mark = self.nonces, self.seen.epoch.get("id", ""), self.seen.epoch.get("mark", "")
+        rebuild, heir = (self.seen.epoch["rebuild"], epoch) if self.frozen else (f"r{number}", f"e{number}")
+
+        def build(now: int) -> scripts.Call[Any]:
+            ids: dict[str, Any] = {"archive_id": "a", "seen_epoch_id": epoch, "seen_mark": mark, "new_epoch_id": heir}
+            return freeze(self.partition, **ids, rebuild_id=rebuild, state=state, now=now)
+
+        self.send(Request(lambda now: Step("freeze", now), build), fate)
+
+    def mend(self, fate: Fate) -> None:
+        """Nothing was lost after all."""
+        rebuild, mark = self.seen.epoch.get("rebuild", "r"), f"{self.nonces}:m"
+        how: dict[str, Any] = {"cursor": "", "mark": mark, "events_cap": 10**6}
+        build = lambda now: finish(self.partition, rebuild, **how, now=now)  # noqa: E731
+        self.send(Request(lambda now: Step("finish", now), build), fate)
 
     def simple(self, kind: str, fate: Fate) -> None:
         """A script that changes nothing about tasks."""
