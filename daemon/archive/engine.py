@@ -271,7 +271,7 @@ class Database:
             ours = isinstance(error, SQLAlchemyError | sqlite3.Error | OSError)
             if not ours and not type(error).__module__.startswith("asyncpg."):
                 raise
-            failed = failure(error, self.url, self.where)
+            failed = failure(error, self.url, self.where, reading=self.access is not Access.WRITE)
             self._note(failed)
             raise failed from None
 

@@ -19,6 +19,11 @@ class Trouble(Obstacle):
         "let this user create tables and use them, or make the file and its folder writable to it",
         False,
     )
+    UNGRANTED = (
+        "does not let this user read it",
+        "grant it USAGE on the schema and SELECT on the tables there, or name the daemon's user in archive.url",
+        False,
+    )
     UNREADABLE = (
         "cannot be read by this user",
         "run this as the user whom the file belongs to, or let this one read the file and enter its folder",

@@ -12,8 +12,8 @@ from reclaimd.daemon.archive.errors import ArchiveFailed, ArchiveUnreachable, Tr
 from reclaimd.daemon.databases import told
 
 
-def failure(error: BaseException, url: URL, where: str) -> ArchiveFailed:
-    """What a driver raised, as one line with a cure."""
+def failure(error: BaseException, url: URL, where: str, *, reading: bool = False) -> ArchiveFailed:
+    """What a driver raised, as one line with a cure. `reading`: whoever only reads needs fewer rights."""
     original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     if isinstance(original, ArchiveFailed):
         return original
@@ -27,6 +27,8 @@ def failure(error: BaseException, url: URL, where: str) -> ArchiveFailed:
     )
     otherwise = Trouble.UNREACHABLE if _is_broken(error) else Trouble.OTHER
     trouble = next((found for found in causes if found is not None), otherwise)
+    if reading and trouble is Trouble.PERMISSION:
+        trouble = Trouble.UNREADABLE if url.drivername.startswith("sqlite") else Trouble.UNGRANTED
     kind = ArchiveUnreachable if trouble in {Trouble.UNREACHABLE, Trouble.SLOW, Trouble.MISSING} else ArchiveFailed
     return kind(trouble, where, told(original, url))
 

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy import Connection, func, inspect, select, text
 
 from reclaimd.daemon.archive.errors import ArchiveFailed, ArchiveMissing, ArchiveTooNew, ArchiveTooOld, Trouble
 from reclaimd.daemon.archive.schema import events, meta, metadata
@@ -60,6 +60,9 @@ def check(connection: Connection, where: str, *, any_version: bool = False) -> s
     """
     version, known_id = _found(connection, where)
     if not known_id:
+        if connection.dialect.name == "postgresql" and connection.scalar(select(func.current_schema())) is None:
+            # PostgreSQL hides what is in a schema from whoever may not use it.
+            raise ArchiveFailed(Trouble.UNGRANTED, where, "no schema of its search_path can be used")
         if inspect(connection).get_table_names():
             raise ArchiveFailed(Trouble.NOT_ONE, where, "none of its tables is an archive's")
         raise ArchiveMissing(Trouble.BLANK, where)

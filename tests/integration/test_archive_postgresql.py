@@ -52,6 +52,38 @@ async def test_who_only_reads_needs_no_more_than_that(postgres: Postgres) -> Non
 
 
 @in_loop
+async def test_who_may_not_read_is_told_what_is_missing_for_that(server: Server, postgres: Postgres) -> None:
+    async with ward(server, postgres.url()) as one:
+        one.enqueue("task")
+        await one.archive()
+    postgres.sql("CREATE ROLE reader LOGIN PASSWORD 'hunter3'", "GRANT USAGE ON SCHEMA public TO reader")
+    as_reader = ("--namespace", NAMESPACE, "--archive-url", postgres.url("reader", "hunter3"))
+
+    def run(*args: str) -> Done:
+        return reclaimd(*args, "--redis-url", server.url, *as_reader)
+
+    reads = [("archive", "status"), ("rebuild", "--dry-run"), ("rebuild", "--last"), ("events", "tail")]
+    cure = "does not let this user read it ({}): grant it USAGE on the schema and SELECT on the tables there"
+    for denied, forbid in (
+        ("permission denied for table reclaimd_meta", "GRANT USAGE ON SCHEMA public TO reader"),
+        ("no schema of its search_path can be used", "REVOKE USAGE ON SCHEMA public FROM reader, PUBLIC"),
+    ):
+        postgres.sql(forbid)
+        for args in [*reads, ("explain", "task")]:
+            done = run(*args)
+            assert cure.format(denied) in " ".join(done.err.split()), done
+            assert "create" not in done.err
+            # Those go on without it.
+            assert done.code == (0 if args[0] in {"events", "explain"} else 1), done
+    postgres.sql("GRANT USAGE ON SCHEMA public TO reader", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    assert [run(*args).code for args in [*reads, ("explain", "task")]] == [0] * 5
+    done = run("snapshot")
+    assert "forbids what the archive needs" in done.err, done
+    assert "let this user create tables and use them" in " ".join(done.err.split()), done
+    postgres.sql("DROP OWNED BY reader")
+
+
+@in_loop
 async def test_schedules_follow_and_come_back(server: Server, postgres: Postgres) -> None:
     async with archived(server, postgres.url()) as to, opened(server) as (log, client):
         await raised(log, 1_200)
