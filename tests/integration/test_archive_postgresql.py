@@ -1,17 +1,19 @@
 """What is tried on SQLite elsewhere, and by hand of an operator, with a real PostgreSQL for the archive."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from reclaimd.daemon.archive import writing
 from reclaimd.daemon.archive.engine import Access
 from reclaimd.daemon.archive.errors import ArchiveFailed, ArchiveMissing, Trouble
 from reclaimd.daemon.archive.store import open_store
 from reclaimd.daemon.rebuild.values import Changes
 from reclaimd.streams.schedules.log import ScheduleLog
-from support.archive_rows import MAIL, ME, event, task
+from support.archive_rows import MAIL, ME, event, task, upserts
 from support.cli import Done, reclaimd
 from support.daemons import in_loop
 from support.partitions import assert_same
@@ -81,6 +83,22 @@ async def test_who_may_not_read_is_told_what_is_missing_for_that(server: Server,
     assert "forbids what the archive needs" in done.err, done
     assert "let this user create tables and use them" in " ".join(done.err.split()), done
     postgres.sql("DROP OWNED BY reader")
+
+
+@in_loop
+async def test_what_has_ended_is_looked_up_however_little_is_known_of_the_table(postgres: Postgres) -> None:
+    async with open_store(postgres.url()) as store:
+        assert await store.claim(MAIL, ME, None)
+        await store.commit(MAIL, ME, upserts(*map(task, range(5_000))), {})
+        async with store._database.writing() as connection:
+            await connection.execute(text("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)"))
+            names = '["t1","t3"]'
+            written = str(writing._delete_open("postgresql").compile(dialect=connection.dialect))
+            await connection.exec_driver_sql(f"PREPARE gone AS {written}")
+            found = await connection.exec_driver_sql(f"EXPLAIN EXECUTE gone ('{names}', 1, '')")
+            plan = "\n".join(line for (line,) in found)
+        assert "task_id = listed.value" in " ".join(re.findall("Index Cond: .*", plan)), plan
+        assert not re.search("Filter:|Seq Scan", plan), plan
 
 
 @in_loop
