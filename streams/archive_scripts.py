@@ -52,7 +52,7 @@ class Facts(NamedTuple):
 
 
 class Adopted(NamedTuple):
-    """status: ok, changed (epoch or mark are not those that were seen), foreign (another archive has it), or state."""
+    """status: ok, changed (epoch or mark are not as they were seen), foreign (another archive has it), or state."""
 
     status: str
     epoch_id: str = ""
@@ -78,17 +78,10 @@ def adopt(
     """Begin to archive this partition: from here on its losses can be told. Again, with the same mark, does no harm.
 
     `seen_epoch_id`: empty when there was no epoch; `new_epoch_id` begins then. `seen_mark`: None for whatever it is.
-    `events_cap`: entries of `:events`.
     """
-    args: list[Arg] = [archive_id, seen_epoch_id, new_epoch_id, mark, events_cap]
-    if seen_mark is not None:
-        args.append(seen_mark)
-    return _call("adopt", partition, now, args, _parse_adopted)
-
-
-def _parse_adopted(reply: list[bytes]) -> Adopted:
-    status, epoch_id, state = (part.decode() for part in reply)
-    return Adopted(status, epoch_id, state)
+    seen = () if seen_mark is None else (seen_mark,)
+    args = (archive_id, seen_epoch_id, new_epoch_id, mark, events_cap, *seen)
+    return _call("adopt", partition, now, args, lambda r: Adopted(*(part.decode() for part in r)))
 
 
 class Positions(NamedTuple):
