@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from property.losses_state import Archived, Held, read_archive, read_redis
+from property.losses_state import Archived, Held, read_archive, read_redis, schedule_log
 from property.snapshot import Raw
 from reclaimd.streams.keys import Partition
 
@@ -66,7 +66,7 @@ class Checker:
         self._must_pause = False
         self._barred_fires: set[str] = set()
         self._undetected = False
-        self._archived_events: set[bytes] = set()
+        self._archived_events: set[tuple[str, bytes]] = set()
 
     def close(self) -> None:
         """Nothing of its own is open."""
@@ -159,13 +159,13 @@ class Checker:
         database = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True)
         try:
             rows = database.execute("SELECT task_id, letter FROM reclaimd_tasks").fetchall()
-            log = {e for (e,) in database.execute("SELECT e FROM reclaimd_schedule_log")}
+            log = schedule_log(database)
         finally:
             database.close()
         self._ever_open |= {task for task, letter in rows if not letter}
         self._ever_dead |= {task for task, letter in rows if letter}
         # A daemon may have had it in its hands when Redis lost it.
-        self.log = [row for row in self._put if row in self.log or row[1] in log - self._archived_events]
+        self.log = [row for row in self._put if row in self.log or row[:2] in log - self._archived_events]
         self._archived_events |= log
 
     def lost(self, known: Archived, kind: str, *, unnoticed: bool) -> None:
@@ -184,9 +184,9 @@ class Checker:
         alive = known.ended | known.open.keys()
         self.letters = {name for name, _ in known.letters} | {name for name in held.dead if name not in alive}
         self._archived_events |= known.events
-        there = set(self._events().values()) | self._archived_events
+        there = set(self._events().items()) | self._archived_events
         # A copy may bring back what a loss before it took.
-        self.log = [row for row in self._put if row[1] in there]
+        self.log = [row for row in self._put if row[:2] in there]
         # Until somebody has looked, what is there may run.
         self._ended, self._buried = set(), {}
         self._must_pause = self._wants_pause and known.paused

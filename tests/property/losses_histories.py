@@ -153,6 +153,17 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("lose", {"kind": "copy", "pick": 0}),
         ],
     ),
+    "a schedule is removed, put, and removed again by the same words, of which the archiver has not read the last": (
+        False,
+        [
+            ("remove", {"name": "z"}),
+            ("put", {"name": "z"}),
+            ("go_on", {"who": 1, "on": "schedules", "points": 1}),
+            ("race", {"points": [4, 7, 3, 8, 5, 8]}),
+            ("remove", {"name": "z"}),
+            ("lose", {"kind": "all", "pick": 8}),
+        ],
+    ),
     "what no stream tells is read, and then there are older data with the mark that it was read under": (
         False,
         [

@@ -19,7 +19,8 @@ SENTINEL = "{archive}"
 class Archived:
     """What is committed. `open`: due by task, 0 unless it is delayed; `letters`: each with its fencing token;
     `tokens`: of open tasks; `order`: those in streams, as they are to be restored;
-    `rows`: of schedules, as Redis would have them; `totals`: the counters; `events`: the log of schedules, as raw text.
+    `rows`: of schedules, as Redis would have them; `totals`: the counters; `events`: the log
+    of schedules, by entry ID and raw text.
     """
 
     open: dict[str, int] = field(default_factory=dict)
@@ -31,7 +32,7 @@ class Archived:
     paused: bool = False
     ended: set[str] = field(default_factory=set)
     fired: set[str] = field(default_factory=set)
-    events: set[bytes] = field(default_factory=set)
+    events: set[tuple[str, bytes]] = field(default_factory=set)
 
 
 def read_archive(file: Path) -> Archived:
@@ -56,10 +57,16 @@ def read_archive(file: Path) -> Archived:
         for (e,) in database.execute("SELECT e FROM reclaimd_events"):
             for event in json.loads(e):
                 _note(found, event)
-        found.events.update(e for (e,) in database.execute("SELECT e FROM reclaimd_schedule_log"))
+        found.events.update(schedule_log(database))
     finally:
         database.close()
     return found
+
+
+def schedule_log(database: sqlite3.Connection) -> set[tuple[str, bytes]]:
+    """Entry ID and raw text of each event of schedules that is archived."""
+    rows = database.execute("SELECT entry, e FROM reclaimd_schedule_log")
+    return {("-".join(str(int(part)) for part in entry.split("-")), e) for entry, e in rows}
 
 
 def _note(found: Archived, event: Mapping[str, Any]) -> None:
