@@ -7,6 +7,7 @@ import msgspec
 from reclaimd.daemon.archive.items import Maker
 from reclaimd.daemon.archive.job import Job, Place
 from reclaimd.daemon.archive.sending import PAGE, Sender
+from reclaimd.daemon.archive.since import goes_on
 from reclaimd.daemon.rebuild.values import EVENTS, RANKS, Cursor, entry_ms
 from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams.archive_scripts import restore_facts, restore_seen
@@ -128,13 +129,15 @@ async def restore_totals(job: Job, place: Place) -> Place:
     """
     job.meter.begin("restoring totals")
     has_counters, has_control = await _has(job, "counters"), await _has(job, "control")
+    # Data may also have gone back, or the epoch away, since the verdict.
+    knows_better = has_control and job.verdict != "rolled_back" and await goes_on(job)
     done = str(Place("done"))
     await job.step(
         restore_facts(
             job.partition,
             job.rebuild_id,
             (str(place), done),
-            paused=job.row.paused and (job.verdict in {"rolled_back", "empty"} or not has_control),
+            paused=job.row.paused and not knows_better,
             counters=job.row.counters,
             mode="max" if has_counters else "add",
         ),

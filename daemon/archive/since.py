@@ -23,7 +23,7 @@ _batch = msgspec.json.Decoder(list[dict[str, Any]])
 async def note_what_followed(job: Job) -> None:
     """What ended is not restored, what was fired of schedules counts as fired, what was delayed has its instant."""
     key, position = job.partition.key("events"), job.row.positions.get(EVENTS, "")
-    if not position and not await _goes_on(job):
+    if not position and not await goes_on(job):
         return
     low = position or "-"
 
@@ -50,7 +50,7 @@ async def note_what_followed(job: Job) -> None:
     job.kept.fired.update((row.schedule, row) for row in fold.rows())
 
 
-async def _goes_on(job: Job) -> bool:
+async def goes_on(job: Job) -> bool:
     """Whether these are the data that the archive knows, and not older ones: what their events say is what happened."""
 
     async def ask(client: AsyncClient) -> list[bytes | None]:

@@ -186,6 +186,16 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("delete", {"name": "epoch"}),
         ],
     ),
+    "of a paused queue a key is lost, and then there are older data while that is rebuilt": (
+        True,
+        [
+            ("pause", {"paused": True}),
+            ("until_whole", {}),
+            ("delete", {"name": "recovered:high"}),
+            ("go_until", {"who": 0, "where": "before restore"}),
+            ("lose", {"kind": "copy", "pick": 0}),
+        ],
+    ),
     "a key is lost after a rebuild that the archive was not told of": (
         False,
         [
