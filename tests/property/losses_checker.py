@@ -214,7 +214,7 @@ class Checker:
         self._undetected = False
         for name, task in self.tasks.items():
             # It ended, and the archive has not heard of that: it may live again.
-            task.lives += name in known.open and (task.settled or name in held.dead)
+            task.lives += name in known.open and (task.settled or task.purged or name in held.dead)
         again = {name for name, task in self.tasks.items() if task.lives > 1}
         self._barred_fires |= known.fired
         self._ended = known.ended - (known.open.keys() & again)
