@@ -196,6 +196,23 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("lose", {"kind": "copy", "pick": 0}),
         ],
     ),
+    "of a task that was redriven only that was archived": (
+        False,
+        [
+            ("work", {"name": "a", "want": 3, "outcomes": ["retry", "dead", "dead", "succeeded"]}),
+            ("go_until", {"who": 1, "where": "before restore"}),
+            ("lose", {"kind": "key", "pick": 28}),
+            ("work", {"name": "a", "want": 1, "outcomes": ["succeeded", "parked", None]}),
+            ("enqueue", {"how_many": 2, "lane": "high", "delay_ms": 0, "unique": ""}),
+            ("work", {"name": "a", "want": 4, "outcomes": ["failed"]}),
+            ("race", {"points": [1, 7, 4, 3, 1, 6, 5, 6, 1, 7, 2]}),
+            ("kill", {"who": 0, "points": 60}),
+            ("letter", {"what": "redrive", "pick": 4}),
+            ("go_until", {"who": 0, "where": "tail"}),
+            ("go_on", {"who": 0, "on": "tasks", "points": 3}),
+            ("lose", {"kind": "all", "pick": 29}),
+        ],
+    ),
     "a key is lost after a rebuild that the archive was not told of": (
         False,
         [

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from reclaimd.daemon.rebuild.plan import RESENT_MS, FiredPlan, decide, fired, re
 from reclaimd.daemon.rebuild.rows import birth_ms, delayed_row, letter_row, queued_row, stream_row
 from reclaimd.daemon.rebuild.values import (
     DEAD,
+    RANKS,
     Decision,
     Ended,
     FiredRow,
@@ -21,6 +23,7 @@ from reclaimd.daemon.rebuild.values import (
     TaskRow,
     Unrestorable,
     entry_ms,
+    sort_of_entry,
 )
 
 BORN = 1_000_000
@@ -161,6 +164,43 @@ def test_what_is_queued_waits_on_unless_it_waits_for_nothing() -> None:
         "recovered:low",
         "1",
     )
+
+
+def test_a_letter_of_which_only_the_death_is_archived_has_no_cause_but_an_instant() -> None:
+    died = carried(opened(unique="u", attempts=2), DEAD, "2000000-0")
+    found = restored(died)
+    assert envelopes.is_letter(envelopes.unpack(found.envelope))
+    assert {name: values(found)[name] for name in ("cause", "dead_at", "attempts", "body")} == {
+        "cause": "unknown",
+        "dead_at": "2000000",
+        "attempts": "2",
+        "body": "{}",
+    }
+    assert birth_ms(died) == 2_000_000
+    assert decide(present(3), (died,), None) == Decision(drop="buried", restore=True)
+
+
+def test_of_a_redriven_task_the_letter_may_be_all_that_is_archived() -> None:
+    row = carried(letter("2000000-0", 7, deliveries=1, attempts=2, token=5), "lane:low", "3000000-0")
+    found = restored(row)
+    told = values(found)
+    assert (found.place, row.token, envelopes.token(envelopes.mapping(envelopes.unpack(found.envelope)))) == (
+        "recovered:low",
+        8,
+        10,
+    )
+    assert list(told) == ["task", "at", "lane", "max", "handbacks", "token", "history", "body"]
+    assert [json.loads(line)[:4] for line in told["history"].split("\n")] == [
+        [3_000_000, "redriven", "", "test"],
+        [NOW, "restored", "", "empty"],
+    ]
+
+
+def carried(row: TaskRow, place: str, entry: str) -> TaskRow:
+    """As a commit leaves it that knows of the event, and not yet of the entry."""
+    letter = entry if place == DEAD else ""
+    where = {"place": place, "rank": RANKS[place], "sort": sort_of_entry(entry), "entry_id": entry}
+    return msgspec.structs.replace(row, letter=letter, **where)
 
 
 def test_a_letter_stays_as_it_is_and_holds_no_unique_key() -> None:
