@@ -43,6 +43,8 @@ _CACHE_KIB: Final = 16_384
 _STATEMENTS: Final = 200
 
 _WRITES: Final = "reclaimd_writes"
+_IF_KNOWN: Final = "FROM pg_settings WHERE name = 'plan_cache_mode'"
+"""PostgreSQL 11 has no such setting."""
 _INDEX_ONLY: Final = select(
     *(func.set_config(f"enable_{way}", "off", True) for way in ("bitmapscan", "seqscan", "sort"))
 )
@@ -330,6 +332,7 @@ class Database:
             raise ArchiveFailed(Trouble.DRIVER, self.where) from None
         except (SQLAlchemyError, TypeError, ValueError) as error:
             raise ArchiveFailed(Trouble.URL, self.where, told(error, self.url)) from None
+        event.listen(engine.sync_engine, "connect", _plan_anew)
         if self.access is Access.WRITE:
             event.listen(engine.sync_engine, "connect", _let_go_when_idle)
         return engine
@@ -363,9 +366,18 @@ def by_index(connection: Connection) -> None:
 
 
 def _let_go_when_idle(connection: Any, _record: object) -> None:
+    _set(connection, f"SET idle_in_transaction_session_timeout = {IDLE_MS}")
+
+
+def _plan_anew(connection: Any, _record: object) -> None:
+    # A plan that was made for good while a table was empty looks through all of its rows for one, once it is not.
+    _set(connection, f"SELECT set_config(name, 'force_custom_plan', false) {_IF_KNOWN}")
+
+
+def _set(connection: Any, statement: str) -> None:
     # Not among the settings of the connection's start, of which a pooler before the server may refuse those it ignores.
     cursor = connection.cursor()
-    cursor.execute(f"SET idle_in_transaction_session_timeout = {IDLE_MS}")
+    cursor.execute(statement)
     cursor.close()
     connection.commit()
 

@@ -80,11 +80,12 @@ _carry_this = (
         due=0,
     )
 )
-# Rebuilt, a letter has another entry ID, and an older copy of Redis has the old one again.
+# Rebuilt, a letter has another entry ID, and an older copy of Redis has the old one again. Not told of their rank,
+# PostgreSQL does not look through all letters for the one.
 _delete_same_letters = delete(schema.tasks).where(
     _ours,
     _tasks.task_id == bindparam("task"),
-    _tasks.rank == RANKS[DEAD],
+    _tasks.letter != "",
     _tasks.letter != bindparam("which"),
     _tasks.envelope == bindparam("same"),
 )

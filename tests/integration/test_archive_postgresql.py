@@ -91,6 +91,7 @@ async def test_what_has_ended_is_looked_up_however_little_is_known_of_the_table(
         assert await store.claim(MAIL, ME, None)
         await store.commit(MAIL, ME, upserts(*map(task, range(5_000))), {})
         async with store._database.writing() as connection:
+            assert await connection.scalar(text("SHOW plan_cache_mode")) == "force_custom_plan"
             await connection.execute(text("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)"))
             names = '["t1","t3"]'
             written = str(writing._delete_open("postgresql").compile(dialect=connection.dialect))
