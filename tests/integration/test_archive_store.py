@@ -17,6 +17,7 @@ from reclaimd.daemon.archive.statements import CHUNK
 from reclaimd.daemon.archive.store import Store, open_store
 from reclaimd.daemon.rebuild.values import (
     DEAD,
+    FOLDED,
     Carried,
     Changes,
     Cursor,
@@ -270,7 +271,7 @@ async def test_rebuilds_are_remembered(url: str) -> None:
             "archiving",
             "e2",
             "5:b",
-            {},
+            {FOLDED: "1-0"},
             "",
         )
         last = await store.last_rebuild(MAIL)
