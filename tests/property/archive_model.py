@@ -106,14 +106,14 @@ class Archive:
             read[name] = tuple(StreamEntry(entry, flat) for entry, flat in rows[:entries])
             entries -= len(read[name])
         first = raw.execute_command("XRANGE", f"{self.tag}:{DEAD}", "-", "+", "COUNT", 1)
-        flat = [v.decode() for v in raw.execute_command("HGETALL", f"{self.tag}:counters")]
+        totals = _pairs(raw.execute_command("HGETALL", f"{self.tag}:counters"))
         self._tail = Tail(
             events=told,
             drained=True,
             entries=read,
             more=more,
             dead_first=first[0][0].decode() if first else "",
-            counters={name: int(value) for name, value in zip(flat[::2], flat[1::2], strict=True)},
+            counters={name.decode(): int(value) for name, value in totals},
             paused=raw.execute_command("HGET", f"{self.tag}:control", "paused") == b"1",
         )
 
@@ -169,7 +169,8 @@ class Archive:
 
 
 def _pairs(flat: list[Any]) -> list[tuple[Any, Any]]:
-    return list(zip(flat[::2], flat[1::2], strict=True))
+    """Without the sentinels, which a rebuild plants."""
+    return [pair for pair in zip(flat[::2], flat[1::2], strict=True) if pair[0] != b"{archive}"]
 
 
 def check(tables: Tables, seen: Snapshot) -> None:
