@@ -8,12 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
+from reclaimd.daemon.archive.engine import Access
+from reclaimd.daemon.archive.store import Store, open_store
+from reclaimd.daemon.connectivity import Connectivity
+from reclaimd.daemon.links import Links
+from reclaimd.daemon.loops.catching_up import look
+from reclaimd.daemon.rebuild.marks import mark_number
 from reclaimd.streams.ids import EntryID
 from reclaimd.streams.keys import Partition
+from reclaimd.streams.scripts import Call
 from support.archives import Served, in_file, served
 from support.daemons import NAMESPACE, Queue, in_loop, queue_on
 from support.proxy import Proxy
@@ -23,6 +30,7 @@ from support.waiting import await_until, wait_until
 
 pytestmark = pytest.mark.flavours("valkey")
 
+T = TypeVar("T")
 MAIL = Partition(NAMESPACE, "mail")
 TOLD_WITHIN = 30.0
 """Seconds; some tenths on a machine that has nothing else to do."""
@@ -296,3 +304,45 @@ async def test_another_team_at_the_same_address(fresh_server: FreshServer, flavo
                 proxy.retarget(ours.port)
                 await await_until(lambda: "data are whole again" in daemon.said(), "ours to be back", TOLD_WITHIN)
             assert len(delayed(place)) == 10
+
+
+class Late(Links):
+    """Connections whose first call is held up until the archive has gone on by some marks."""
+
+    def __init__(self, url: str, store: Store) -> None:
+        super().__init__(url, Connectivity())
+        self.looks = 0
+        self._store = store
+
+    async def send(self, call: Call[T]) -> T:
+        self.looks += 1
+        if self.looks == 1:
+            first = await self._mark()
+
+            async def has_gone_on() -> bool:
+                return await self._mark() >= first + 3
+
+            await await_until(has_gone_on, "three more commits", TOLD_WITHIN)
+        return await super().send(call)
+
+    async def _mark(self) -> int:
+        row = await self._store.partition(MAIL)
+        return 0 if row is None else mark_number(row.mark)
+
+
+@in_loop
+async def test_a_command_beside_a_busy_daemon_sees_no_loss(
+    fresh_server: FreshServer, flavour: str, tmp_path: Path
+) -> None:
+    """It compares two things, one after the other, and meanwhile the daemon commits."""
+    server = fresh_server()
+    async with queue_on(server) as queue:
+        queue.enqueue(10, delay_ms=LATER)
+        with served(server, in_file(tmp_path), tmp_path) as daemon, traffic(server.url, MAIL):
+            await asyncio.to_thread(daemon.wait_said, '"message": "ready"')
+            async with open_store(in_file(tmp_path), Access.READ) as store:
+                links = Late(server.url, store)
+                assert (await look(store, links, MAIL)).verdict.kind == "healthy"
+                assert links.looks > 1
+                await links.aclose()
+    assert told(daemon) == set()
