@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from reclaimd.daemon.archive.store import open_store
+from reclaimd.daemon.rebuild.values import Changes
 from reclaimd.streams import scripts
+from support.archive_rows import MAIL, ME, event, task
 from support.archives import (
     Life,
     difference,
@@ -389,6 +391,23 @@ async def test_events_are_not_trimmed_before_they_are_archived(server: Server, t
         await wait_same(url, queue)
         await await_until(lambda: queue.length("events") < 400, "retention to go on", 10)
         await wait_sample(daemon, 0, "reclaimd_archive_events_held", queue="mail")
+
+
+@pytest.mark.flavours("valkey")
+@in_loop
+async def test_a_daemon_forgets_events_of_long_ago(server: Server, tmp_path: Path) -> None:
+    """By the settings, of every namespace; an entry ID of the 1970s is older than any."""
+    url = in_file(tmp_path)
+    async with open_store(url) as store:
+        assert await store.claim(MAIL, ME, None)
+        await store.commit(MAIL, ME, Changes(events=(event(1), event(2)), upserts=(task(1),)), {})
+        async with running(with_archive(server, url)):
+
+            async def forgotten() -> bool:
+                return [one async for one in store.events(MAIL)] == []
+
+            await await_until(forgotten, "the events to be forgotten")
+        assert await store.count_tasks(MAIL) == {"lane:normal": 1}
 
 
 @pytest.mark.flavours("valkey")
