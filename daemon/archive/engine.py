@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from reclaimd.daemon.archive import files
 from reclaimd.daemon.archive.errors import ArchiveFailed, ArchiveMissing, Trouble
 from reclaimd.daemon.archive.failures import failure
+from reclaimd.daemon.archive.sessions import set_up_sessions
 from reclaimd.daemon.databases import told
 
 CONNECT_SECONDS: Final = 5.0
@@ -34,17 +35,12 @@ BUSY_MS: Final = 1_500
 """How long SQLite waits for another writer: below the time that a daemon has to stop."""
 AGAIN_SECONDS: Final = 0.05
 LINGER_SECONDS: Final = 1.5
-IDLE_MS: Final = 4_000
-"""So long a transaction may wait for its client. A daemon that froze, or whose host is gone, keeps the rows that it has
-locked no longer; whoever takes over from it waits six seconds anyway."""
 _WAL_PAGES: Final = 8_000
 _WAL_KEPT_BYTES: Final = 64 << 20
 _CACHE_KIB: Final = 16_384
 _STATEMENTS: Final = 200
 
 _WRITES: Final = "reclaimd_writes"
-_IF_KNOWN: Final = "FROM pg_settings WHERE name = 'plan_cache_mode'"
-"""PostgreSQL 11 has no such setting."""
 _INDEX_ONLY: Final = select(
     *(func.set_config(f"enable_{way}", "off", True) for way in ("bitmapscan", "seqscan", "sort"))
 )
@@ -332,9 +328,7 @@ class Database:
             raise ArchiveFailed(Trouble.DRIVER, self.where) from None
         except (SQLAlchemyError, TypeError, ValueError) as error:
             raise ArchiveFailed(Trouble.URL, self.where, told(error, self.url)) from None
-        event.listen(engine.sync_engine, "connect", _plan_anew)
-        if self.access is Access.WRITE:
-            event.listen(engine.sync_engine, "connect", _let_go_when_idle)
+        set_up_sessions(engine.sync_engine, writes=self.access is Access.WRITE)
         return engine
 
 
@@ -363,23 +357,6 @@ def by_index(connection: Connection) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.execute(_INDEX_ONLY)
-
-
-def _let_go_when_idle(connection: Any, _record: object) -> None:
-    _set(connection, f"SET idle_in_transaction_session_timeout = {IDLE_MS}")
-
-
-def _plan_anew(connection: Any, _record: object) -> None:
-    # A plan that was made for good while a table was empty looks through all of its rows for one, once it is not.
-    _set(connection, f"SELECT set_config(name, 'force_custom_plan', false) {_IF_KNOWN}")
-
-
-def _set(connection: Any, statement: str) -> None:
-    # Not among the settings of the connection's start, of which a pooler before the server may refuse those it ignores.
-    cursor = connection.cursor()
-    cursor.execute(statement)
-    cursor.close()
-    connection.commit()
 
 
 def _set_up(connection: Any, _record: object) -> None:
