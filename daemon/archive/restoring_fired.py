@@ -24,8 +24,12 @@ async def stay_queued(job: Job, rows: Sequence[TaskRow]) -> frozenset[str]:
     names = [row.schedule for row in waiting]
     archived = {**await job.store.fired(job.partition, names), **job.kept.fired}
     present = await _in_redis(job, names)
+    taken = await _queued(job, names)
     found = set[str]()
     for row in waiting:
+        # One can wait, and what Redis kept does.
+        if taken.get(row.schedule, row.task_id) != row.task_id:
+            continue
         plan = _plan(job, row.schedule, archived, present, lambda task, row=row: task == row.task_id)  # type: ignore[misc]
         if plan is not None and plan.row.queued == row.task_id:
             found.add(row.task_id)
@@ -115,12 +119,8 @@ async def _names(job: Job) -> set[str]:
 async def _in_redis(job: Job, names: Sequence[str]) -> dict[str, FiredRow]:
     """Rows of these schedules as Redis has them."""
 
-    async def ask(client: AsyncClient, name: str) -> list[bytes | None]:
-        return cast("list[bytes | None]", await client.hmget(job.partition.key(name), list(names)))
-
-    rows = await job.redis.use(lambda client: ask(client, "fired"))
-    kept = await job.redis.use(lambda client: ask(client, "queued"))
-    queued = {name: stored_task(body) for name, body in zip(names, kept, strict=True) if body}
+    rows = await _values(job, "fired", names)
+    queued = await _queued(job, names)
     found = fired_rows(zip((name.encode() for name in names), rows, strict=True))
     return {
         name: FiredRow(
@@ -133,6 +133,19 @@ async def _in_redis(job: Job, names: Sequence[str]) -> dict[str, FiredRow]:
         )
         for name, row in found.items()
     }
+
+
+async def _queued(job: Job, names: Sequence[str]) -> dict[str, str]:
+    """Tasks that wait for the open ones of these schedules."""
+    kept = await _values(job, "queued", names)
+    return {name: stored_task(body) for name, body in zip(names, kept, strict=True) if body}
+
+
+async def _values(job: Job, key: str, names: Sequence[str]) -> list[bytes | None]:
+    async def ask(client: AsyncClient) -> list[bytes | None]:
+        return cast("list[bytes | None]", await client.hmget(job.partition.key(key), list(names)))
+
+    return await job.redis.use(ask)
 
 
 def _text(row: FiredRow) -> str:

@@ -45,7 +45,8 @@ def decide(present: Present, archived: Sequence[TaskRow], ended: Ended | None) -
     if ended is not None and _has_ended(present, own, ended):
         return Decision(drop=ended.why, restore=own is not None)
     if own is not None:
-        if own.token > present.token:
+        # What waited for its schedule's open task has the same token in its lane, and never waits again.
+        if own.token > present.token or (present.place == QUEUED and own.place != QUEUED):
             return Decision(drop="superseded", restore=True)
         return Decision(covers=("",))
     return _decide_buried(present, list(rows.values()))

@@ -213,6 +213,17 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("lose", {"kind": "all", "pick": 29}),
         ],
     ),
+    "what waited for a schedule's open task waits again in older data, and another one after it": (
+        True,
+        [
+            ("work", {"name": "b", "want": 1, "outcomes": []}),
+            ("work", {"name": "b", "want": 1, "outcomes": ["failed", "retry", None, "succeeded"]}),
+            ("fire", {"name": "s", "overlap": "queue_one", "how_many": 0}),
+            ("letter", {"what": "redrive", "pick": 3}),
+            ("race", {"points": [6, 5, 3, 3, 1, 1, 6, 5]}),
+            ("lose", {"kind": "copy", "pick": 0}),
+        ],
+    ),
     "a key is lost after a rebuild that the archive was not told of": (
         False,
         [

@@ -58,6 +58,12 @@ def test_the_same_state_is_not_restored() -> None:
     assert decide(present(2), (opened(deliveries=1),), None) == Decision(covers=("",))
 
 
+def test_what_went_to_its_lane_does_not_wait_again() -> None:
+    waits, queued = present(place="queued", entry=""), queued_row("t", "s", envelopes.pack(fields(schedule="s")))
+    assert decide(waits, (opened(schedule="s"),), None) == Decision(drop="superseded", restore=True)
+    assert decide(waits, (queued,), None) == Decision(covers=("",))
+
+
 def test_a_newer_state_in_redis_stays() -> None:
     assert decide(present(3), (opened(deliveries=1),), None) == Decision(covers=("",))
 
