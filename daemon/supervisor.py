@@ -57,7 +57,18 @@ async def serve(settings: Settings, *, on_ready: OnReady | None = None) -> int:
 
 
 async def run(settings: Settings, *, on_ready: OnReady | None = None) -> None:
-    """The daemon without signals: runs until cancelled, and ends within two seconds then. Raises as `serve` does."""
+    """The daemon without signals: runs until cancelled, and ends within two seconds then. Raises as `serve` does.
+
+    It is cancelled as a task of a group, again and again until it ends. asyncio cancels once, and before Python 3.12
+    that one is lost when it comes just as an `asyncio.wait_for` is done (gh-86296), as the client library has around
+    each command: a daemon that was cancelled while it started went on for ever.
+    """
+    with _plain_errors():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_run, settings, on_ready)
+
+
+async def _run(settings: Settings, on_ready: OnReady | None) -> None:
     registry, instruments = new_registry(version("reclaimd"), LAYOUT)
     connectivity = Connectivity()
     links = Links(
@@ -72,34 +83,33 @@ async def run(settings: Settings, *, on_ready: OnReady | None = None) -> None:
     registry.register(ViewCollector(fleet.views))
     host, port = parse_listen(settings.listen)
     health.expect("start", stall_after=float("inf"))
-    with _plain_errors():
-        async with _closing(context, scheduler, fleet) as events_link, anyio.create_task_group() as tasks:
-            port = await tasks.start(serve_http, host, port, make_app(registry, health))
-            log.info("listening", address=f"{host}:{port}", redis=redacted(settings.redis_url))
-            tasks.start_soon(measure_lag, context)
-            tasks.start_soon(feed_watchdog, context)
-            narrator = Narrator(links, context.stolen, instruments.events_gaps)
-            tasks.start_soon(narrator.run)
-            events = fleet.events = EventsLoop(context, events_link, fleet, narrator)
-            redis_loop = RedisLoop(context)
-            await _connect(redis_loop, connectivity)
-            tasks.start_soon(redis_loop.run)
-            await detect_at_start(context, fleet)
-            await recover_at_start(context, fleet, events, narrator)
-            if fleet.archiving.enabled:
-                await ScheduleArchiver(context, fleet.archiving, scheduler).start(tasks)
-            await scheduler.start(tasks)
-            for loop in source_loops(context, scheduler):
-                tasks.start_soon(loop.run)
-            fleet.run_in(tasks)
-            fleet.archiving.run_in(tasks)
-            tasks.start_soon(fleet.discovery.run)
-            tasks.start_soon(events.loop.run)
-            health.ok("start")
-            notify("READY=1\nSTATUS=recovering whatever dies")
-            log.info("ready", address=f"{host}:{port}")
-            if on_ready is not None:
-                on_ready(port)
+    async with _closing(context, scheduler, fleet) as events_link, anyio.create_task_group() as tasks:
+        port = await tasks.start(serve_http, host, port, make_app(registry, health))
+        log.info("listening", address=f"{host}:{port}", redis=redacted(settings.redis_url))
+        tasks.start_soon(measure_lag, context)
+        tasks.start_soon(feed_watchdog, context)
+        narrator = Narrator(links, context.stolen, instruments.events_gaps)
+        tasks.start_soon(narrator.run)
+        events = fleet.events = EventsLoop(context, events_link, fleet, narrator)
+        redis_loop = RedisLoop(context)
+        await _connect(redis_loop, connectivity)
+        tasks.start_soon(redis_loop.run)
+        await detect_at_start(context, fleet)
+        await recover_at_start(context, fleet, events, narrator)
+        if fleet.archiving.enabled:
+            await ScheduleArchiver(context, fleet.archiving, scheduler).start(tasks)
+        await scheduler.start(tasks)
+        for loop in source_loops(context, scheduler):
+            tasks.start_soon(loop.run)
+        fleet.run_in(tasks)
+        fleet.archiving.run_in(tasks)
+        tasks.start_soon(fleet.discovery.run)
+        tasks.start_soon(events.loop.run)
+        health.ok("start")
+        notify("READY=1\nSTATUS=recovering whatever dies")
+        log.info("ready", address=f"{host}:{port}")
+        if on_ready is not None:
+            on_ready(port)
 
 
 async def _connect(redis_loop: RedisLoop, connectivity: Connectivity) -> None:

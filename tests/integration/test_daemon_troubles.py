@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -252,3 +253,27 @@ async def test_connections_that_the_server_closed_are_no_trouble(server: Server)
 async def stepped(daemon: Daemon) -> bool:
     _, text = await daemon.get("/metrics")
     return all(re.search(rf'steps_total{{loop="{loop}"}} [3-9]', text) for loop in ("discovery", "events"))
+
+
+@in_loop
+@pytest.mark.flavours("valkey")
+async def test_a_daemon_that_is_cancelled_just_as_a_command_is_written_ends(server: Server) -> None:
+    """Before Python 3.12 asyncio loses that cancellation, and the daemon would start and run for ever."""
+    loop = asyncio.get_running_loop()
+    written = list[asyncio.Task[Any]]()
+
+    def watched(_: asyncio.AbstractEventLoop, work: Any, **how: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(work, loop=loop, **how)
+        if work.__qualname__.endswith("._send_packed_command") and not written:
+            # Before whoever waits for the command hears that it is written.
+            task.add_done_callback(lambda _: daemon.task.cancel())
+            written.append(task)
+        return task
+
+    ready = asyncio.Event()
+    daemon = Daemon(asyncio.create_task(run(settings_for(server), on_ready=lambda _: ready.set())), ready)
+    loop.set_task_factory(watched)
+    await asyncio.wait({daemon.task}, timeout=5)
+    ended = daemon.task.cancelled()
+    await daemon.stop()
+    assert ended or (sys.version_info >= (3, 12) and not written)

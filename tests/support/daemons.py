@@ -1,15 +1,17 @@
 """A daemon inside the test's own event loop, and worker incarnations played by raw script calls."""
 
 import asyncio
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
+import pytest
 import structlog
 
 from reclaimd.daemon.supervisor import run
@@ -25,6 +27,7 @@ from support.waiting import await_until
 T = TypeVar("T")
 NAMESPACE = "t"
 STOP_WITHIN = 2.0
+STUCK_AFTER = 60.0
 
 
 def settings_for(server: Server, **daemon: int) -> Settings:
@@ -65,12 +68,29 @@ class Daemon:
         return (await await_until(answered, f"{path} to answer {status}", timeout))[0]
 
     async def stop(self) -> float:
-        """Cancel it; returns the seconds that it took to end."""
+        """Cancel it; returns the seconds that it took to end. Fails, showing all tasks, when it goes on."""
         began = time.monotonic()
         self.task.cancel()
+        await asyncio.wait({self.task}, timeout=STUCK_AFTER)
+        if not self.task.done():
+            print_tasks()
+            pytest.fail(f"the daemon goes on {STUCK_AFTER:g} s after it was cancelled")
         with suppress(asyncio.CancelledError):
-            await self.task
+            self.task.result()
         return time.monotonic() - began
+
+
+def print_tasks() -> None:
+    """Every task of the event loop, and where it stands, on standard error."""
+    for task in asyncio.all_tasks():
+        print(f"{task!r}\n{''.join(_places(task.get_coro()))}", file=sys.stderr)
+
+
+def _places(awaited: Any) -> Iterator[str]:
+    """The line of each coroutine that waits for the next; what asyncio shows ends with the outermost."""
+    while (frame := getattr(awaited, "cr_frame", None)) is not None:
+        yield f"  {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_qualname}\n"
+        awaited = awaited.cr_await
 
 
 @asynccontextmanager
