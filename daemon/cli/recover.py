@@ -11,7 +11,7 @@ from reclaimd.daemon.inspect.manual import Recovered, Recovery, WorkerShare
 from reclaimd.daemon.inspect.source import Source
 from reclaimd.streams import scripts
 from reclaimd.streams.durations import parse_duration
-from reclaimd.streams.errors import ReclaimdError, RedisUnreachable
+from reclaimd.streams.errors import PartitionFrozen, ReclaimdError, RedisUnreachable
 
 
 def recover(flags: Flags, queue: str | None, *, dry_run: bool, wait: bool) -> int:
@@ -56,7 +56,8 @@ async def _recover(source: Source, out: Output, queues: list[str], wait: bool) -
             except ReclaimdError as error:
                 errors.append((queue, error))
     for queue, problem in errors:
-        out.note(f"queue {queue}: {problem}")
+        # One that is frozen names itself.
+        out.note(str(problem) if isinstance(problem, PartitionFrozen) else f"queue {queue}: {problem}")
     if out.json:
         out.document(_document(done, errors))
     else:

@@ -105,6 +105,18 @@ def test_one_broken_queue_does_not_keep_the_others_from_recovery(scene: Scene) -
 
 
 @pytest.mark.flavours("valkey")
+@pytest.mark.parametrize("state", ["lost", "rebuilding"])
+def test_a_queue_that_is_lost_is_named_once(scene: Scene, state: str) -> None:
+    scene.enqueue("t-1")
+    scene.client.hset(scene.partition.key("epoch"), "state", state)
+    done = scene.run("recover")
+    assert (done.code, done.err.count("queue mail")) == (1, 1), done
+    assert done.err.startswith(f"reclaimd: queue mail is {state}"), done
+    [error] = scene.run("recover", "--json").json["errors"]
+    assert error["queue"] == "mail"
+
+
+@pytest.mark.flavours("valkey")
 def test_cleanup_forgets_the_gone(scene: Scene) -> None:
     two_die_holding_three(scene)
     scene.run("recover")
