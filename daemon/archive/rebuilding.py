@@ -21,7 +21,7 @@ from reclaimd.daemon.archive.restoring import (
     would_restore,
 )
 from reclaimd.daemon.archive.restoring_fired import restore_fired_rows
-from reclaimd.daemon.archive.scanning import Redis
+from reclaimd.daemon.archive.scanning import Redis, server_ms
 from reclaimd.daemon.archive.store import Store
 from reclaimd.daemon.rebuild.marks import mark_after
 from reclaimd.daemon.rebuild.values import PartitionRow, Report, Verdict
@@ -82,7 +82,7 @@ async def rebuild_partition(
     """
     begun = time.monotonic()
     row, frozen = await _freeze(store, redis, partition, verdict, seen, new_id, "rebuilding")
-    job = Job(store, redis, partition, row, row.verdict, await _server_ms(redis), Meter(progress))
+    job = Job(store, redis, partition, row, row.verdict, await server_ms(redis), Meter(progress))
     await _restore(job, Place.parse(frozen.cursor))
     await _register(redis, partition)
     await _finish(job, str(Place("done")), events_cap)
@@ -107,7 +107,7 @@ async def accept_partition(
     `me`: who owns the partition's row then. Raises Overtaken.
     """
     row, frozen = await _freeze(store, redis, partition, verdict, seen, new_id, "rebuilding")
-    job = Job(store, redis, partition, row, "accepted", await _server_ms(redis), Meter(silent))
+    job = Job(store, redis, partition, row, "accepted", await server_ms(redis), Meter(silent))
     await _finish(job, frozen.cursor, events_cap)
     report = await _report(job, 0.0)
     # Ended first: cut off in between, the archive reads everything again and only keeps more than there is.
@@ -126,7 +126,7 @@ async def plan_rebuild(
     begun = time.monotonic()
     row = await store.partition(partition) or PartitionRow(namespace=partition.namespace, queue=partition.queue)
     kind = row.verdict if verdict.kind in {"lost", "rebuilding"} else verdict.kind
-    job = Job(store, redis, partition, row, kind, await _server_ms(redis), Meter(progress))
+    job = Job(store, redis, partition, row, kind, await server_ms(redis), Meter(progress))
     await remove(job, dry_run=True)
     await would_restore(job)
     report = await _report(job, time.monotonic() - begun)
@@ -226,14 +226,6 @@ async def _finish(job: Job, cursor: str, events_cap: int) -> None:
         raise Overtaken(job.partition.queue)
 
 
-async def _server_ms(redis: Redis) -> int:
-    async def ask(client: AsyncClient) -> int:
-        seconds, micros = await client.time()
-        return int(seconds) * 1000 + int(micros) // 1000
-
-    return await redis.use(ask)
-
-
 async def _report(job: Job, seconds: float) -> Report:
     tally = job.tally
     return Report(
@@ -242,7 +234,7 @@ async def _report(job: Job, seconds: float) -> Report:
         namespace=job.partition.namespace,
         queue=job.partition.queue,
         begun_ms=job.now_ms,
-        ended_ms=await _server_ms(job.redis),
+        ended_ms=await server_ms(job.redis),
         seconds=round(seconds, 3),
         rate=round(sum(tally.restored.values()) / seconds, 1) if seconds else 0.0,
         restored=dict(tally.restored),

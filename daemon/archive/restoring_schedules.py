@@ -16,7 +16,7 @@ import msgspec
 
 from reclaimd.daemon.archive.errors import ArchiveFailed, Trouble
 from reclaimd.daemon.archive.records import schedules_of
-from reclaimd.daemon.archive.scanning import Redis
+from reclaimd.daemon.archive.scanning import Redis, server_ms
 from reclaimd.daemon.archive.schedule_records import ScheduleEntry, ScheduleRecords
 from reclaimd.daemon.archive.store import Store
 from reclaimd.daemon.rebuild.marks import mark_after, new_mark
@@ -176,12 +176,12 @@ async def rebuild_schedules(
     `verdict`, `facts`: as the last look found them. Idempotent: cancelled or failed at any point, look again and call
     it again. Raises SchedulesChanged, ArchiveFailed, and the errors of `Links.send`.
     """
-    begun = time.monotonic()
+    begun, begun_ms = time.monotonic(), await server_ms(redis)
     row, remembered, done = await freeze_schedules(store, redis, namespace, verdict, facts, new_id)
     state = await fold_of(store, namespace)
     if not done:
         await _replace(store, redis, namespace, row, state, remembered)
-    report = await _report(store, redis, namespace, row, state, judge)
+    report = await _report(store, redis, namespace, row, state, judge, begun_ms)
     report = _timed(report, time.monotonic() - begun)
     await store.end_rebuild(schedules_of(namespace), row.rebuild_id, row.new_epoch_id, mark_after(row), report)
     return report
@@ -189,10 +189,11 @@ async def rebuild_schedules(
 
 async def plan_schedules(store: Store, redis: Redis, namespace: str, verdict: Verdict, *, judge: Judge) -> Report:
     """What a rebuild would do now. Changes nothing."""
+    begun_ms = await server_ms(redis)
     row = await store.partition(schedules_of(namespace)) or PartitionRow(namespace=namespace, queue="")
     kind = row.verdict if verdict.kind in {"lost", "rebuilding"} else verdict.kind
     planned = PartitionRow(namespace=namespace, queue="", verdict=kind)
-    report = await _report(store, redis, namespace, planned, await fold_of(store, namespace), judge)
+    report = await _report(store, redis, namespace, planned, await fold_of(store, namespace), judge, begun_ms)
     return _timed(report, 0.0, dry_run=True)
 
 
@@ -263,13 +264,8 @@ async def _log_pages(redis: Redis, namespace: str) -> AsyncIterator[list[Schedul
 
 
 async def _report(
-    store: Store, redis: Redis, namespace: str, row: PartitionRow, state: Schedules, judge: Judge
+    store: Store, redis: Redis, namespace: str, row: PartitionRow, state: Schedules, judge: Judge, begun_ms: int
 ) -> Report:
-    async def ask(client: AsyncClient) -> int:
-        seconds, micros = await client.time()
-        return int(seconds) * 1000 + int(micros) // 1000
-
-    now_ms = await redis.use(ask)
     fired: dict[str, FiredRow] = {}
     for partition in await store.partitions(namespace):
         found = await store.fired(Partition(namespace, partition.queue, partition.number))
@@ -277,14 +273,14 @@ async def _report(
             known = fired.get(name)
             if known is None or EntryID.parse(known.generation) <= EntryID.parse(one.generation):
                 fired[name] = one
-    judged = await judge(state, fired, now_ms)
+    judged = await judge(state, fired, await server_ms(redis))
     return Report(
         rebuild_id=row.rebuild_id,
         verdict=row.verdict,
         namespace=namespace,
         queue="",
-        begun_ms=now_ms,
-        ended_ms=now_ms,
+        begun_ms=begun_ms,
+        ended_ms=await server_ms(redis),
         schedules=len(state.rows),
         overdue=judged.overdue,
         unrestorable=judged.problems[:LISTED],

@@ -34,6 +34,16 @@ class Redis(Protocol):
         ...
 
 
+async def server_ms(redis: Redis) -> int:
+    """The server's wall clock."""
+
+    async def ask(client: AsyncClient) -> int:
+        seconds, micros = await client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    return await redis.use(ask)
+
+
 class Scan:
     """One look at everything that `partition` holds. Read `tasks` to its end before `strays`.
 

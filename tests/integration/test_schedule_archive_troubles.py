@@ -13,7 +13,9 @@ from reclaimd.daemon.archive.restoring_schedules import (
     plan_schedules,
     rebuild_schedules,
 )
+from reclaimd.daemon.archive.scanning import server_ms
 from reclaimd.daemon.loops.schedule_archiver import ForeignSchedules
+from reclaimd.daemon.rebuild.schedules import Judged
 from reclaimd.daemon.schedules.overdue import judge
 from reclaimd.streams import Reclaimd
 from reclaimd.streams.errors import RedisUnreachable, UnknownSchedule
@@ -331,6 +333,32 @@ async def test_by_hand_they_stay_frozen_until_somebody_asks(server: Server, tmp_
         )
         assert (report.schedules, report.verdict) == (5, "empty")
         await healed(to, wanted)
+
+
+@pytest.mark.flavours("valkey")
+@in_loop
+async def test_the_report_says_when_it_began_and_ended(server: Server, tmp_path: Path) -> None:
+    """By the server's clock."""
+    seen = list[int]()
+
+    async def slow(*judged: Any) -> Judged:
+        seen.append(await server_ms(to.links))
+        while await server_ms(to.links) < seen[0] + 20:
+            await anyio.lowlevel.checkpoint()
+        seen.append(await server_ms(to.links))
+        return await judge(*judged)
+
+    async with archived(server, tmp_path, rebuild="manual") as to:
+        await lost(server, to)
+        await to.steps()
+        verdict, facts = await look_at_schedules(to.store, to.links, NAMESPACE)
+        before = await server_ms(to.links)
+        report = await rebuild_schedules(
+            to.store, to.links, NAMESPACE, verdict, facts, new_id=lambda: "0" * 16, judge=slow
+        )
+        assert before <= report.begun_ms <= seen[0] < seen[1] <= report.ended_ms <= await server_ms(to.links)
+        kept = await to.store.last_rebuild(to.archiver._partition)
+        assert kept == report
 
 
 @pytest.mark.flavours("valkey")
