@@ -2,7 +2,10 @@
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+RESTORING_TASKS: Final = "restoring tasks"
+"""The `what` of the step that is most of a rebuild."""
 
 
 class Step(NamedTuple):

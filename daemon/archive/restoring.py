@@ -6,6 +6,7 @@ import msgspec
 
 from reclaimd.daemon.archive.items import Maker
 from reclaimd.daemon.archive.job import Job, Place
+from reclaimd.daemon.archive.progress import RESTORING_TASKS
 from reclaimd.daemon.archive.sending import PAGE, Sender
 from reclaimd.daemon.archive.since import goes_on
 from reclaimd.daemon.rebuild.values import EVENTS, RANKS, Cursor, entry_ms
@@ -72,7 +73,7 @@ async def restore_every_task(job: Job, place: Place) -> Place:
     after = Cursor.parse(place.rest) if place.rest else None
     counts = await job.store.count_tasks(job.partition)
     total = sum(counts.values())
-    job.meter.begin("restoring tasks", total)
+    job.meter.begin(RESTORING_TASKS, total, done=job.tally.restored.total())
     sender = Sender(job, str(place))
     await sender.send(after, Maker(job, seen_since_ms=_seen_since(job)))
     return await sender.end(Place("fired"))

@@ -11,6 +11,7 @@ import pytest
 
 from reclaimd.daemon.archive import removing, restoring, restoring_fired, sending
 from reclaimd.daemon.archive.job import Overtaken
+from reclaimd.daemon.archive.progress import RESTORING_TASKS, Step
 from reclaimd.daemon.archive.rebuilding import accept_partition, freeze_partition, plan_rebuild
 from reclaimd.daemon.connectivity import Connectivity
 from reclaimd.daemon.links import Links
@@ -215,6 +216,35 @@ async def test_producers_go_on(server: Server, tmp_path: Path) -> None:
         after = one.held()
         assert_same(before, after, new=frozenset(new), ordered=False)
         await one.archive()
+
+
+@in_loop
+async def test_who_goes_on_shows_what_is_back_already(server: Server, tmp_path: Path) -> None:
+    """Else the bar of the second run would never come to its end."""
+    async with ward(server, f"sqlite:///{tmp_path}/a.db") as one:
+        await one.archived()
+        one.client.flushall()
+        steps = list[Step]()
+
+        def watch(step: Step) -> None:
+            if step.what == RESTORING_TASKS:
+                steps.append(step)
+
+        def die_halfway(step: Step) -> None:
+            watch(step)
+            if steps and steps[-1].done >= 9:
+                raise Killed
+
+        with suppress(Killed):
+            await one.rebuild(progress=die_halfway)
+        reached = steps[-1]
+        steps.clear()
+        await one.rebuild(progress=watch)
+        assert reached.total is not None
+        assert 9 <= reached.done < reached.total
+        # The call that was under way may have come through.
+        assert reached.done <= steps[0].done < reached.total, (reached, steps)
+        assert steps[-1][1:3] == (reached.total, reached.total)
 
 
 @in_loop
