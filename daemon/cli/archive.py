@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 import msgspec
 
-from reclaimd.daemon.cli.archives import new_id, open_archive
+from reclaimd.daemon.cli.archives import new_id, open_archive, open_archive_first
 from reclaimd.daemon.cli.flags import Flags
 from reclaimd.daemon.cli.output import Output, Report
 from reclaimd.daemon.cli.running import DONE, PROBLEM, run, run_alone
@@ -25,7 +25,7 @@ LOOK_EVERY = 0.25
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """What the archive has of one queue. `tasks`: by place; `verdict`: how Redis compares with it, if it was asked."""
+    """What the archive has of one queue. `tasks`: by place; `verdict`: how Redis compares (empty: it is away)."""
 
     queue: str
     state: str
@@ -57,28 +57,30 @@ def _tell_backup(out: Output, path: Path, size: int) -> None:
 
 
 def status(flags: Flags) -> int:
-    """What the archive holds, and whether Redis still agrees."""
+    """What the archive holds, and whether Redis still agrees. While it is away nobody knows that it does not."""
     settings = flags.settings()
 
-    async def work(source: Source, out: Output) -> int:
-        async with open_archive(settings, "read") as store:
-            found = await _status(store, source)
+    async def work(out: Output) -> int:
+        async with open_archive_first(settings, out) as (store, source):
+            found = await _status(store, source, settings.namespace)
             if out.json:
-                out.document({"archive": store.where, "archive_id": store.archive_id, "queues": found})
+                redis = "unreachable" if source is None else "reachable"
+                out.document({"archive": store.where, "archive_id": store.archive_id, "redis": redis, "queues": found})
             else:
                 _print_status(out, store, found)
-        return DONE if all(one.verdict == "healthy" for one in found) else PROBLEM
+        return DONE if source is None or all(one.verdict == "healthy" for one in found) else PROBLEM
 
-    return run(flags, work)
+    return run_alone(flags, work)
 
 
-async def _status(store: "Store", source: Source) -> list[Kept]:
+async def _status(store: "Store", source: Source | None, namespace: str) -> list[Kept]:
     from reclaimd.daemon.loops.catching_up import look
     from reclaimd.daemon.rebuild.values import EVENTS, entry_ms
 
     found = []
-    for row in await store.partitions(source.namespace):
+    for row in await store.partitions(namespace):
         partition = Partition(row.namespace, row.queue, row.number)
+        verdict = "" if source is None else (await look(store, source, partition)).verdict.kind
         found.append(
             Kept(
                 queue=row.queue,
@@ -86,7 +88,7 @@ async def _status(store: "Store", source: Source) -> list[Kept]:
                 tasks=await store.count_tasks(partition),
                 events_bytes=row.events_bytes,
                 archived_ms=entry_ms(row.positions.get(EVENTS, "0-0")),
-                verdict=(await look(store, source, partition)).verdict.kind,
+                verdict=verdict,
             )
         )
     return found
@@ -95,7 +97,8 @@ async def _status(store: "Store", source: Source) -> list[Kept]:
 def _print_status(out: Output, store: "Store", found: list[Kept]) -> None:
     out.line(f"{store.where}, archive {store.archive_id}")
     rows = [
-        (one.queue, one.verdict, sum(one.tasks.values()), one.tasks.get("dead", 0), one.events_bytes) for one in found
+        (one.queue, one.verdict or "unreachable", sum(one.tasks.values()), one.tasks.get("dead", 0), one.events_bytes)
+        for one in found
     ]
     out.table(("queue", "redis", "tasks", "of them dead", "bytes of events"), rows)
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from reclaimd.daemon.archive.progress import Progress, Step
 from reclaimd.daemon.cli.complaints import UsageProblem
+from reclaimd.daemon.cli.output import Output
 from reclaimd.daemon.cli.output import Report as Bar
+from reclaimd.daemon.inspect.source import Source, open_source
 from reclaimd.streams.configure import Config
 
 if TYPE_CHECKING:
@@ -38,6 +40,19 @@ async def open_archive(settings: Config, access: Literal["write", "read", "copy"
         raise ArchiveMissing(Trouble.ABSENT, url)
     async with open_store(url, Access(access)) as store:
         yield store
+
+
+@asynccontextmanager
+async def open_archive_first(settings: Config, out: Output) -> AsyncIterator[tuple["Store", Source | None]]:
+    """The archive, to read what it tells by itself, and Redis: None while that is away, which `out` says.
+
+    Raises as `open_archive` does, and RedisUnusable where waiting does not help.
+    """
+    async with open_archive(settings, "read") as store, open_source(settings, check=False) as source:
+        away = await source.absence()
+        if away is not None:
+            out.note(f"what follows is from the archive alone: {away}")
+        yield store, source if away is None else None
 
 
 def _exists(path: str | None) -> bool:

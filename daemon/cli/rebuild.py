@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import msgspec
 
-from reclaimd.daemon.cli.archives import new_id, open_archive, shown
+from reclaimd.daemon.archive.progress import RESTORING_TASKS, Progress, Step
+from reclaimd.daemon.cli.archives import new_id, open_archive, open_archive_first, shown
 from reclaimd.daemon.cli.complaints import UsageProblem
 from reclaimd.daemon.cli.flags import Flags
 from reclaimd.daemon.cli.output import Output
 from reclaimd.daemon.cli.output import Report as Bar
-from reclaimd.daemon.cli.running import DONE, PROBLEM, run
+from reclaimd.daemon.cli.running import DONE, PROBLEM, run, run_alone
 from reclaimd.daemon.cli.words import instant, plural
 from reclaimd.daemon.inspect.source import Source
 from reclaimd.daemon.rebuild.values import DEAD, Report, Verdict
@@ -59,20 +60,26 @@ def rebuild(
         raise UsageProblem("--dry-run, --accept and --last exclude each other: give one of them")
     if from_archive is not None and not accept:
         raise UsageProblem("--from says whose data to accept: give --accept with it")
+    if last:
+        return _last(flags, queue)
     settings = flags.settings()
     wanted = Wanted(queue, dry_run, accept, from_archive)
 
     async def work(source: Source, out: Output) -> int:
-        async with open_archive(settings, "read" if dry_run or last else "write") as store:
-            if last:
-                return await _last(store, source.namespace, out, queue)
+        async with open_archive(settings, "read" if dry_run else "write") as store:
             if from_archive == store.archive_id:
                 raise UsageProblem("--from names the archive that is open: leave it out")
             if accept and not yes and not out.ask(_question(from_archive)):
                 out.note("nothing was changed")
                 return PROBLEM
-            with out.progress() as bar:
-                results = await _Rebuilder(store, source, wanted, settings.archive.events_limit, bar).all()
+            reached = _Reached()
+            try:
+                with out.progress() as bar:
+                    results = await _Rebuilder(store, source, wanted, settings.archive.events_limit, bar, reached).all()
+            except anyio.get_cancelled_exc_class():
+                if not dry_run and not accept:
+                    out.note(f"{reached}: run it again, and it goes on from there")
+                raise
             return _tell(out, results, wanted)
 
     return run(flags, work)
@@ -84,15 +91,46 @@ def _question(from_archive: str | None) -> str:
     return f"Is the archive {from_archive} gone for good, and is Redis right as it is?"
 
 
+class _Reached:
+    """How far the rebuild of a queue has come, for whoever interrupts it."""
+
+    def __init__(self) -> None:
+        self._queue = ""
+        self._tasks: Step | None = None
+
+    def begin(self, queue: str) -> None:
+        """The next queue."""
+        self._queue, self._tasks = queue, None
+
+    def beside(self, show: Progress) -> Progress:
+        """Remembers what `show` shows."""
+
+        def told(step: Step) -> None:
+            if step.what == RESTORING_TASKS:
+                self._tasks = step
+            show(step)
+
+        return told
+
+    def __str__(self) -> str:
+        if self._tasks is None:
+            return "interrupted"
+        total = "" if self._tasks.total is None else f" of {self._tasks.total:,}"
+        return f"interrupted when {self._tasks.done:,}{total} tasks of {self._queue} were back"
+
+
 class _Rebuilder:
     """Does it, one after another."""
 
-    def __init__(self, store: "Store", source: Source, wanted: Wanted, events_cap: int, bar: Bar) -> None:
+    def __init__(
+        self, store: "Store", source: Source, wanted: Wanted, events_cap: int, bar: Bar, reached: _Reached
+    ) -> None:
         self._store = store
         self._source = source
         self._wanted = wanted
         self._events_cap = events_cap
         self._bar = bar
+        self._reached = reached
 
     async def all(self) -> list[Result]:
         """Schedules first: daemons fire by them as soon as the queues are open."""
@@ -113,6 +151,7 @@ class _Rebuilder:
         from reclaimd.daemon.archive.job import Overtaken
         from reclaimd.daemon.archive.restoring_schedules import SchedulesChanged
 
+        self._reached.begin(queue)
         for attempt in range(TRIES):
             try:
                 return await act(queue)
@@ -161,7 +200,7 @@ class _Rebuilder:
             seen,
             new_id=ids,
             events_cap=self._events_cap,
-            progress=shown(self._bar, queue),
+            progress=self._reached.beside(shown(self._bar, queue)),
         )
         return _result(queue, verdict, "rebuilt", report)
 
@@ -275,15 +314,30 @@ def _tell_left_out(out: Output, name: str, report: Report) -> None:
         out.line(f"{name}: and {more} more")
 
 
-async def _last(store: "Store", namespace: str, out: Output, queue: str | None) -> int:
-    """The newest report of each queue, or of the chosen one."""
+def _last(flags: Flags, queue: str | None) -> int:
+    """The newest report of each queue, or of the chosen one. Redis knows nothing of it, and may be away."""
+    settings = flags.settings()
+
+    async def work(out: Output) -> int:
+        async with open_archive_first(settings, out) as (store, source):
+            reports = await _newest(store, settings.namespace, queue)
+        if out.json:
+            out.document({"redis": "unreachable" if source is None else "reachable", "reports": reports})
+        else:
+            _tell_last(out, reports)
+        return DONE
+
+    return run_alone(flags, work)
+
+
+async def _newest(store: "Store", namespace: str, queue: str | None) -> list[Report]:
     newest: dict[str, Report] = {}
     for report in await store.rebuilds(namespace, queue, limit=1000):
         newest.setdefault(report.queue, report)
-    reports = [newest[name] for name in sorted(newest)]
-    if out.json:
-        out.document({"reports": reports})
-        return DONE
+    return [newest[name] for name in sorted(newest)]
+
+
+def _tell_last(out: Output, reports: list[Report]) -> None:
     for report in reports:
         name = report.queue or "schedules"
         if not report.ended_ms:
@@ -293,4 +347,3 @@ async def _last(store: "Store", namespace: str, out: Output, queue: str | None) 
         _tell_left_out(out, name, report)
     if not reports:
         out.line("There was no rebuild.")
-    return DONE
