@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from reclaimd.daemon.cli import OutputClosed
 
@@ -34,5 +35,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: 
 def progress_bar() -> Progress:
     """A bar on standard error that leaves nothing behind."""
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), _Count(), TimeElapsedColumn()
     return Progress(*columns, console=console, transient=True)
+
+
+class _Count(ProgressColumn):
+    """How much is done, and of how much, if that is known."""
+
+    def render(self, task: Task) -> Text:
+        total = "" if task.total is None else f"/{task.total:,.0f}"
+        return Text(f"{task.completed:,.0f}{total}", no_wrap=True)
