@@ -147,8 +147,10 @@ class Database:
     async def _see_to_tables(self, deadline: float) -> None:
         while True:
             try:
-                async with self._write() if self.access is Access.WRITE else self._read() as connection:
-                    await connection.run_sync(self._prepare, self.where)
+                # As in `_read`.
+                with anyio.CancelScope(shield=self.path is not None):
+                    async with self._write() if self.access is Access.WRITE else self._read() as connection:
+                        await connection.run_sync(self._prepare, self.where)
                 return
             except ArchiveFailed as error:
                 # Who turns a new file to WAL locks the others out at once, however long they would have waited.

@@ -1,6 +1,7 @@
 """An archive that does not help: each cause is one line with a cure, and what was committed is there afterwards."""
 
 import asyncio
+import gc
 import signal
 import socket
 import sqlite3
@@ -11,6 +12,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -334,3 +337,24 @@ async def test_a_file_gives_back_what_its_history_no_longer_needs(tmp_path: Path
         assert done.batches >= 5_900
         assert done.pages > 5_000
     assert (tmp_path / "archive.db").stat().st_size < 25_000_000
+
+
+@in_loop
+async def test_nothing_is_left_of_an_opening_that_is_cancelled_at_any_instant(tmp_path: Path) -> None:
+    """As by a signal while the daemon starts: no task that nobody waits for, and that never ends."""
+    told = list[str]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
+
+    async def opening(number: int) -> None:
+        async with open_store(f"sqlite:///{tmp_path}/{number}.db"):
+            await anyio.sleep_forever()
+
+    for number in range(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(opening, number)
+            for _ in range(number * 30):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        # What is lost tells so when it is collected.
+        gc.collect()
+    assert not told
