@@ -1,6 +1,6 @@
 """Before anything is restored: which of the tasks that Redis has are to stay, and which must not run any more."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from reclaimd.daemon.archive.job import Job, Place
@@ -15,6 +15,7 @@ from reclaimd.daemon.rebuild.values import (
     DropWhy,
     Ended,
     Present,
+    TaskRow,
     entry_ms,
 )
 from reclaimd.streams.archive_scripts import (
@@ -106,6 +107,7 @@ async def _judge(job: Job, ended: Mapping[str, Ended], *, dry_run: bool) -> None
             job.keep(one, ("",) if what.drop else what.covers)
         job.tally.dropped.update(row.why for row in rows)
         if not dry_run:
+            await _free(job, _left_behind(rows, archived))
             await _drop(job, rows)
             barred += await _take_keys(job, [(one.unique, one.task_id) for one, _ in kept if _wants_key(one)])
         job.meter.add(len(page))
@@ -130,7 +132,8 @@ async def _note_released(job: Job) -> None:
 async def _bring_strays(job: Job, strays: Mapping[str, bytes], *, dry_run: bool) -> None:
     """Envelopes of delayed tasks whose instant was lost. Events or the archive may know it; else they run now."""
     fresh = await _accepted(job, list(strays))
-    known = {row.task_id for row in await job.store.tasks_by_id(job.partition, strays) if row.place != DEAD}
+    rows = await job.store.tasks_by_id(job.partition, strays)
+    known = {row.task_id: [row] for row in rows if row.place != DEAD}
     for task_id, body in strays.items():
         if task_id in fresh:
             continue
@@ -139,7 +142,17 @@ async def _bring_strays(job: Job, strays: Mapping[str, bytes], *, dry_run: bool)
         if due and is_brought:
             job.kept.cover(task_id, "")
         elif not dry_run:
-            await _drop(job, [DropRow(DELAYED, "", task_id, "", "", "superseded")])
+            row = DropRow(DELAYED, "", task_id, "", _unique_of(body), "superseded")
+            await _free(job, _left_behind([row], known))
+            await _drop(job, [row])
+
+
+def _unique_of(body: bytes) -> str:
+    """Empty where it has none, or cannot be read."""
+    try:
+        return envelopes.mapping(envelopes.unpack(body)).get(b"unique", b"").decode(errors="replace")
+    except ValueError:
+        return ""
 
 
 async def _bring(job: Job, task_id: str, body: bytes, due: int, *, dry_run: bool) -> bool:
@@ -207,7 +220,22 @@ async def _free_keys(job: Job, there: Collection[str]) -> None:
         held = [(key, task) for key, task in page if task not in there]
         archived = await job.store.tasks_by_id(job.partition, {task for _, task in held})
         coming = {row.task_id for row in archived if row.place != DEAD}
-        idle = [(key, task) for key, task in held if task not in coming]
-        for start in range(0, len(idle), RESTORE_ROWS):
-            some = idle[start : start + RESTORE_ROWS]
-            await job.step(restore_unique(job.partition, job.rebuild_id, (_HERE, _HERE), some, free=True), _HERE)
+        await _free(job, [(key, task) for key, task in held if task not in coming])
+
+
+def _left_behind(rows: Iterable[DropRow], archived: Mapping[str, Sequence[TaskRow]]) -> list[tuple[str, str]]:
+    """Unique keys that nobody would hold once these are removed. To be freed before: who goes on after a crash would
+    not find the task any more that had it.
+
+    What is superseded keeps its key for the row that comes back; but an ID that was lost may have been sent again with
+    another key, or with none.
+    """
+    names = {(row.unique, row.task_id) for row in rows if row.why == "superseded" and row.unique and row.place != DEAD}
+    return [(k, task) for k, task in names for own in archived.get(task, ()) if not own.letter and own.unique != k]
+
+
+async def _free(job: Job, pairs: Sequence[tuple[str, str]]) -> None:
+    """As far as these tasks hold these unique keys, and were not accepted since the freeze."""
+    for start in range(0, len(pairs), RESTORE_ROWS):
+        some = pairs[start : start + RESTORE_ROWS]
+        await job.step(restore_unique(job.partition, job.rebuild_id, (_HERE, _HERE), some, free=True), _HERE)

@@ -266,4 +266,29 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("until_whole", {}),
         ],
     ),
+    "an ID is sent again without its unique key, and older data show it with that": (
+        False,
+        [
+            ("copy", {}),
+            ("lose", {"kind": "all", "pick": 0}),
+            ("send", {"name": "t6"}),
+            ("until_whole", {}),
+            ("lose", {"kind": "all", "pick": 0}),
+            ("until_whole", {}),
+            ("lose", {"kind": "copy", "pick": 0}),
+        ],
+    ),
+    "an ID is sent again without its unique key, and older data show it with that, delayed to nobody knows when": (
+        False,
+        [
+            ("copy", {}),
+            ("lose", {"kind": "all", "pick": 0}),
+            ("send", {"name": "t6"}),
+            ("until_whole", {}),
+            ("lose", {"kind": "all", "pick": 0}),
+            ("until_whole", {}),
+            ("lose", {"kind": "copy", "pick": 0}),
+            ("delete", {"name": "delayed"}),
+        ],
+    ),
 }
