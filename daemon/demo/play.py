@@ -193,9 +193,12 @@ class Play:
         wait_for("the schedule to fire again", lambda: self._beat_since(flushed + took))
         self._stage.app().schedules.remove_sync(BEAT)
         wait_for("all tasks to have ended", lambda: more <= self._ended() and not stage.view().open_tasks, 25.0)
-        began_again = {note.task_id for note in stage.notes() if note.what == "began" and note.at > flushed}
+        notes = stage.notes()
+        began_again = {note.task_id for note in notes if note.what == "began" and note.at > flushed}
+        ended_before = {note.task_id for note in notes if note.what == "ended" and note.at <= flushed}
         report.settled += len(more & self._ended())
         report.settled_run_again = len(settled & began_again)
+        report.unseen_run_again = len((ended_before - settled) & began_again)
         self._say("done    every task is settled")
 
     def _accept_more(self) -> set[str]:

@@ -13,6 +13,9 @@ from rich.table import Table
 class Report:
     """What was counted. `kill_to_rerun` and the like: seconds. `broken`: promises that did not hold, in words.
 
+    Of what ran again after a flush, `settled_run_again` are tasks that the archive knew as settled, and
+    `unseen_run_again` those that ended within its lag.
+
     None: not part of this performance.
     """
 
@@ -30,6 +33,7 @@ class Report:
     tasks_restored: int | None = None
     schedules_restored: int | None = None
     flush_to_restored: float | None = None
+    unseen_run_again: int | None = None
     settled_run_again: int | None = None
     seconds: float = 0.0
     broken: list[str] = field(default_factory=list)
@@ -52,6 +56,7 @@ def table(report: Report) -> Table:
         ("of them fired late, the daemon being dead", report.beats_late),
         ("missing or enqueued twice", None if report.beats is None else report.beats_missing + report.beats_twice),
         ("tasks restored from the archive after a flush", report.tasks_restored),
+        ("of them ended just before it, not archived yet", report.unseen_run_again),
         ("schedules restored", report.schedules_restored),
         ("seconds from flush to restored", _seconds(report.flush_to_restored)),
         ("settled tasks that ran again after it", report.settled_run_again),
