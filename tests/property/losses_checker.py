@@ -26,6 +26,11 @@ class Delivered(Protocol):
     def handbacks(self) -> int: ...
 
 
+def token_of(one: Delivered) -> int:
+    """Its fencing token."""
+    return one.token_base + one.deliveries + one.attempts + one.handbacks
+
+
 @dataclass
 class Known:
     """What the history knows of a task. `owed`: it must be done in the end; `lives`: how often its ID was accepted."""
@@ -57,6 +62,7 @@ class Checker:
         self._ended: set[str] = set()
         self._buried: dict[str, int] = {}
         self._tokens: dict[str, int] = {}
+        self._newer: dict[str, int] = {}
         self._order: list[str] = []
         self._totals: dict[str, int] = {}
         self._ever_open: set[str] = set()
@@ -94,14 +100,22 @@ class Checker:
         """A task of this ID may begin anew."""
         self._buried.pop(task, None)
         self._tokens.pop(task, None)
+        self._newer.pop(task, None)
 
     def delivered(self, one: Delivered, now: int, elsewhere: Iterable[tuple[Delivered, int]]) -> None:
         """`elsewhere`: what others run who know of no takeover, each with the number of losses before it."""
         task = one.task_id
-        token = one.token_base + one.deliveries + one.attempts + one.handbacks
+        token = token_of(one)
         assert task not in self._ended, f"{task} starts, and the archive knew that it had ended"
         assert token > self._buried.get(task, 0), f"{task} starts, and the archive knew that it had died"
-        twice = [other for other, losses in elsewhere if other.task_id == task and losses == self.losses]
+        # Somebody began it of older data before that was noticed. It goes on from the newer state that the archive had,
+        # in a new epoch, and that one is fenced from it: were it kept instead, fencing tokens would go back.
+        outdated = self._newer.get(task, 0)
+        twice = [
+            other
+            for other, losses in elsewhere
+            if other.task_id == task and losses == self.losses and token_of(other) >= outdated
+        ]
         assert not twice, f"{task} runs twice"
         known = self.tasks.get(task)
         assert known is not None, f"{task} is delivered, and nobody enqueued it"
@@ -188,7 +202,7 @@ class Checker:
         # A copy may bring back what a loss before it took.
         self.log = [row for row in self._put if row[:2] in there]
         # Until somebody has looked, what is there may run.
-        self._ended, self._buried = set(), {}
+        self._ended, self._buried, self._newer = set(), {}, {}
         self._must_pause = self._wants_pause and known.paused
         self._barred_fires |= known.fired
         self._undetected = kind == "copy" or (self._undetected and kind == "key")
@@ -220,6 +234,7 @@ class Checker:
         self._ended = known.ended - (known.open.keys() & again)
         self._buried = {name: token for name, token in sorted(known.letters) if name not in known.open.keys() | again}
         self._tokens = {name: token for name, token in known.tokens.items() if name not in again}
+        self._newer = {**{name: token + 1 for name, token in sorted(known.letters)}, **known.tokens}
         self._order = [name for name in known.order if name not in held.open]
         self._totals = known.totals
 

@@ -291,4 +291,37 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("delete", {"name": "delayed"}),
         ],
     ),
+    "a worker begins a task of older data, which had come back since, before that is noticed": (
+        True,
+        [
+            ("lose", {"kind": "all", "pick": 0}),
+            ("until_whole", {}),
+            ("lose", {"kind": "copy", "pick": 0}),
+            ("die", {"name": "a"}),
+            ("work", {"name": "b", "want": 3, "outcomes": []}),
+            ("until_whole", {}),
+            ("work", {"name": "a", "want": 3, "outcomes": []}),
+        ],
+    ),
+    "a worker begins a task of older data, which is just as the archive knows it, before that is noticed": (
+        True,
+        [
+            ("lose", {"kind": "copy", "pick": 0}),
+            ("die", {"name": "a"}),
+            ("work", {"name": "b", "want": 4, "outcomes": []}),
+            ("until_whole", {}),
+            ("work", {"name": "a", "want": 4, "outcomes": []}),
+        ],
+    ),
+    "a worker begins a task of older data, which had died since, before that is noticed, and its letter is redriven": (
+        True,
+        [
+            ("lose", {"kind": "copy", "pick": 0}),
+            ("die", {"name": "a"}),
+            ("work", {"name": "b", "want": 2, "outcomes": []}),
+            ("until_whole", {}),
+            ("letter", {"what": "redrive", "pick": 0}),
+            ("work", {"name": "a", "want": 4, "outcomes": []}),
+        ],
+    ),
 }
