@@ -197,10 +197,13 @@ def _entries(reply: list[list[Any]]) -> list[RawEntry]:
 
 
 class Frozen(NamedTuple):
-    """status: ok (`cursor`: how far this rebuild has come, empty at its begin), changed, or foreign."""
+    """status: ok (`cursor`: how far this rebuild has come, empty at its begin; `turn`: another one each time that it
+    begins), changed, or foreign.
+    """
 
     status: str
     cursor: str = ""
+    turn: str = ""
 
 
 def freeze(
@@ -220,7 +223,7 @@ def freeze(
     `lost` becomes `rebuilding`, never the other way.
     """
     args = (archive_id, seen_epoch_id, seen_mark, new_epoch_id, rebuild_id, state)
-    return _call("freeze", partition, now, args, lambda r: Frozen(r[0].decode(), r[1].decode()))
+    return _call("freeze", partition, now, args, lambda r: Frozen(*(part.decode() for part in r)))
 
 
 class RestoreTask(NamedTuple):

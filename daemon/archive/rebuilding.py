@@ -82,7 +82,7 @@ async def rebuild_partition(
     """
     begun = time.monotonic()
     row, frozen = await _freeze(store, redis, partition, verdict, seen, new_id, "rebuilding")
-    job = Job(store, redis, partition, row, row.verdict, await server_ms(redis), Meter(progress))
+    job = Job(store, redis, partition, row, row.verdict, await server_ms(redis), Meter(progress), frozen.turn)
     await _restore(job, Place.parse(frozen.cursor))
     await _register(redis, partition)
     await _finish(job, str(Place("done")), events_cap)
@@ -107,7 +107,7 @@ async def accept_partition(
     `me`: who owns the partition's row then. Raises Overtaken.
     """
     row, frozen = await _freeze(store, redis, partition, verdict, seen, new_id, "rebuilding")
-    job = Job(store, redis, partition, row, "accepted", await server_ms(redis), Meter(silent))
+    job = Job(store, redis, partition, row, "accepted", await server_ms(redis), Meter(silent), frozen.turn)
     await _finish(job, frozen.cursor, events_cap)
     report = await _report(job, 0.0)
     # Ended first: cut off in between, the archive reads everything again and only keeps more than there is.
@@ -229,7 +229,7 @@ async def _finish(job: Job, cursor: str, events_cap: int) -> None:
 async def _report(job: Job, seconds: float) -> Report:
     tally = job.tally
     return Report(
-        rebuild_id=job.rebuild_id,
+        rebuild_id=job.row.rebuild_id,
         verdict=job.verdict,
         namespace=job.partition.namespace,
         queue=job.partition.queue,

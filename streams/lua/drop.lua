@@ -1,7 +1,7 @@
 -- drop: entries that an older dataset shows again, and that must not run: the archive knows how they ended, or a newer state of them.
 -- KEYS: epoch clock counters events bell unique dead delayed bodies fired queued streams
 -- USES: ids envelope occurrence move
--- ARGV: now, rebuild_id, cursor as it is (* for any), then for each place (a stream after its tag | delayed | dead | queued), entry ID or empty, task_id, schedule, unique,
+-- ARGV: now, rebuild_id (and after a space its turn), cursor as it is (* for any), then for each place (a stream after its tag | delayed | dead | queued), entry ID or empty, task_id, schedule, unique,
 --       settled | purged | buried | superseded
 -- Reply: ok | moved (nothing done: this rebuild does not run, or stands elsewhere); dropped, state, cursor
 -- Cost: O(rows), 10 to 20 µs each: callers send 200 at most
@@ -9,9 +9,10 @@ local WIDTH = 6
 local WHY = { settled = true, purged = true, buried = true, superseded = true }
 
 -- Who is late must not remove by its name what has been restored since.
-local known = redis.call('HMGET', K.epoch, 'rebuild', 'cursor')
-if state ~= 'rebuilding' or known[1] ~= ARGV[2] or (ARGV[3] ~= '*' and known[2] ~= ARGV[3]) then
-  return { 'moved', 0, state, known[1] == ARGV[2] and known[2] or '' }
+local known = redis.call('HMGET', K.epoch, 'rebuild', 'cursor', 'turn')
+local ours = known[1] and (ARGV[2] == known[1] or ARGV[2] == known[1] .. ' ' .. (known[3] or ''))
+if state ~= 'rebuilding' or not ours or (ARGV[3] ~= '*' and known[2] ~= ARGV[3]) then
+  return { 'moved', 0, state, ours and known[2] or '' }
 end
 
 local PLACES = { delayed = true, dead = true, queued = true }
@@ -81,7 +82,7 @@ for _, row in ipairs(rows) do
   end
 end
 if #told > 0 then
-  event_of_rows('Dropped', { rebuild = ARGV[2] }, told)
+  event_of_rows('Dropped', { rebuild = known[1] }, told)
 end
 write_events()
 return { 'ok', #told, state, known[2] }

@@ -1,7 +1,7 @@
 -- restore: one batch of what an archive knows comes back, if the rebuild stands where the caller thinks.
 -- KEYS: epoch clock counters events bell unique dead delayed bodies fired queued seen_even seen_odd accepted control streams
 -- USES: clock seen ids envelope occurrence
--- ARGV: now, rebuild_id, cursor as it is, cursor afterwards, kind, then
+-- ARGV: now, rebuild_id (and after a space its turn), cursor as it is, cursor afterwards, kind, then
 --       tasks: MessagePack, for each [task_id, place (a stream after its tag | delayed | dead | queued), fields (flat), due, schedule, unique, seen, old entry ID]
 --       fired: for each schedule, row
 --       seen:  task IDs
@@ -11,13 +11,14 @@
 -- Reply: ok | moved (nothing done: it stands elsewhere, or does not run); cursor, restored, skipped (accepted meanwhile, or there), state
 -- Cost: O(rows), 10 to 25 µs a task: callers send 200 and 256 KiB at most
 -- A full Redis refuses it whole: every write before the first of a row may grow memory too.
-local rebuild_id, from, to, kind = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local from, to, kind = ARGV[3], ARGV[4], ARGV[5]
 local FIRST = 6
 local MOST_FIELDS = 2000
 
-local known = redis.call('HMGET', K.epoch, 'rebuild', 'cursor')
-if state ~= 'rebuilding' or known[1] ~= rebuild_id or known[2] ~= from then
-  return { 'moved', known[1] == rebuild_id and known[2] or '', 0, 0, state }
+local known = redis.call('HMGET', K.epoch, 'rebuild', 'cursor', 'turn')
+local ours = known[1] and (ARGV[2] == known[1] or ARGV[2] == known[1] .. ' ' .. (known[3] or ''))
+if state ~= 'rebuilding' or not ours or known[2] ~= from then
+  return { 'moved', ours and known[2] or '', 0, 0, state }
 end
 
 local PLACES = { delayed = true, dead = true, queued = true }
@@ -151,7 +152,7 @@ function DO.tasks(rows)
     redis.call('SADD', seen_now, unpack(seen, i, math.min(i + 499, #seen)))
   end
   if #told > 0 then
-    event_of_rows('Restored', { rebuild = rebuild_id }, told)
+    event_of_rows('Restored', { rebuild = known[1] }, told)
   end
   return #told, #rows - #told
 end

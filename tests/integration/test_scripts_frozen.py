@@ -7,16 +7,17 @@ import redis
 
 from property.archived_lab import FIRST, OURS, Archived, restored
 from property.lab import NOON
+from reclaimd.streams import archive_scripts as arc
 from reclaimd.streams import scripts
 
 
 def test_a_freeze_is_of_what_was_seen(lab: Archived) -> None:
     lab.adopt()
-    assert lab.freeze(seen_epoch_id="x") == ("changed", "")
-    assert lab.freeze(seen_mark="x") == ("changed", "")
-    assert lab.freeze(archive_id="b" * 16) == ("foreign", "")
+    assert lab.freeze(seen_epoch_id="x")[:2] == ("changed", "")
+    assert lab.freeze(seen_mark="x")[:2] == ("changed", "")
+    assert lab.freeze(archive_id="b" * 16)[:2] == ("foreign", "")
     assert lab.facts().state == "ok"
-    assert lab.freeze(state="lost") == ("ok", "")
+    assert lab.freeze(state="lost")[:2] == ("ok", "")
     assert lab.facts()[2:] == ("lost", "e2", OURS, FIRST, "", "r1", "", ())
 
 
@@ -24,21 +25,41 @@ def test_a_rebuild_goes_on_and_never_back(lab: Archived) -> None:
     lab.adopt()
     lab.freeze(state="lost")
     assert lab.restore(restored("t")) == ("moved", "", 0, 0, "lost")
-    assert lab.freeze(seen_epoch_id="e", seen_mark=FIRST) == ("ok", "")
+    assert lab.freeze(seen_epoch_id="e", seen_mark=FIRST)[:2] == ("ok", "")
     assert lab.facts().state == "rebuilding"
     assert lab.restore(restored("t"), to="c1").status == "ok"
-    assert lab.freeze(state="lost", seen_epoch_id="whatever") == ("ok", "c1")
+    assert lab.freeze(state="lost", seen_epoch_id="whatever")[:2] == ("ok", "c1")
     assert lab.facts().state == "rebuilding"
-    assert lab.freeze("r2", new_epoch_id="e3") == ("ok", ""), "another one, on what is there now"
-    assert lab.freeze("r1", seen_epoch_id="e") == ("changed", "")
+    assert lab.freeze("r2", new_epoch_id="e3")[:2] == ("ok", ""), "another one, on what is there now"
+    assert lab.freeze("r1", seen_epoch_id="e")[:2] == ("changed", "")
+
+
+def test_who_stands_in_a_rebuild_that_was_lost_itself_is_late(lab: Archived) -> None:
+    lab.adopt()
+    before = lab.freeze()
+    lab.do("FLUSHALL")
+    now = lab.freeze(seen_epoch_id="", seen_mark="")
+    assert (now.status, now.cursor) == ("ok", "")
+    late, of_now = f"r1 {before.turn}", f"r1 {now.turn}"
+    step = ("", "c1")
+    for name, status in ((late, "moved"), (of_now, "ok")):
+        call = arc.restore_tasks(lab.partition, name, step, [restored("t")], now=lab.now)
+        assert lab.send(call).status == status
+        row = arc.DropRow("lane:low", "5-1", "t", "", "", "settled")
+        assert lab.send(arc.drop(lab.partition, name, [row], now=lab.now)).status == status
+    # Whoever freezes it again goes on.
+    assert lab.freeze() == ("ok", "c1", now.turn)
+    for name, status in ((late, "moved"), (of_now, "ok")):
+        call = arc.finish(lab.partition, name, cursor="c1", mark="2:b", events_cap=9, now=lab.now)
+        assert [lab.send(call).status, lab.send(call).status] == [status, status]
 
 
 def test_what_is_finished_is_not_frozen_again_by_a_late_call(lab: Archived) -> None:
     lab.adopt()
     lab.freeze()
     assert lab.finish().status == "ok"
-    assert lab.freeze() == ("changed", "")
-    assert lab.freeze(seen_epoch_id="e", seen_mark=FIRST) == ("changed", "")
+    assert lab.freeze()[:2] == ("changed", "")
+    assert lab.freeze(seen_epoch_id="e", seen_mark=FIRST)[:2] == ("changed", "")
     assert lab.facts().state == "ok"
 
 

@@ -79,7 +79,8 @@ def freeze(owner: str, seen: tuple[str, str], epoch: str, rebuild: str, into: An
         f"freeze {owner} of {seen} as {epoch} {rebuild} {into}",
         lambda state, now: archive.freeze(state, now, owner, seen, epoch, rebuild, into),
         call,
-        tuple,
+        # Nobody knows beforehand what the server calls a turn.
+        lambda frozen: tuple(frozen[:2]),
     )
 
 

@@ -324,4 +324,19 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("work", {"name": "a", "want": 4, "outcomes": []}),
         ],
     ),
+    "everything is lost again while two rebuild, and the one who had looked goes on where the other has begun anew": (
+        False,
+        [
+            ("work", {"name": "b", "outcomes": [None], "want": 4}),
+            ("copy", {}),
+            ("die", {"name": "b"}),
+            ("race", {"points": [8, 3, 6, 8, 6, 7]}),
+            ("lose", {"kind": "copy", "pick": 15}),
+            ("go_until", {"where": "drop", "who": 1}),
+            ("go_until", {"where": "before restore", "who": 0}),
+            ("lose", {"kind": "all", "pick": 13}),
+            ("go_on", {"on": "tasks", "points": 20, "who": 0}),
+            ("race", {"points": [3, 4, 2, 3, 4, 8, 8, 8, 7, 5, 7, 1]}),
+        ],
+    ),
 }
