@@ -65,13 +65,13 @@ async def keep_all(job: Job) -> None:
 
 
 async def _names(job: Job) -> tuple[set[str], set[str], int]:
-    """The IDs of all tasks in Redis, those of dead letters, and the birth of the oldest."""
+    """The IDs of all tasks in Redis, those of dead letters, and when the oldest began."""
     there, letters, oldest = set[str](), set[str](), job.now_ms
     scan = Scan(job.redis, job.partition)
     async for page in scan.tasks():
         for present in page:
             (letters if present.place == DEAD else there).add(present.task_id)
-            oldest = min(oldest, present.birth_ms)
+            oldest = min(oldest, present.began_ms or present.birth_ms)
         job.meter.add(len(page))
     there.update(scan.strays)
     return there, letters, oldest

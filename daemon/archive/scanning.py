@@ -141,9 +141,11 @@ def _present(fields: Mapping[bytes, bytes], place: str, entry_id: str) -> Presen
         return Present(task_id=f"{FOREIGN}{place}:{entry_id}", place=place, entry_id=entry_id)
     else:
         name = flat[1].decode()
-    first = envelopes.first_entry(fields.get(b"history", b"")) or entry_id
-    birth = envelopes.count(fields.get(b"dead_at")) if place == DEAD else entry_ms(first)
-    return _task(fields, place, name, entry_id=entry_id, birth_ms=birth)
+    first = entry_ms(envelopes.first_entry(fields.get(b"history", b"")) or entry_id)
+    if place == DEAD:
+        died = envelopes.count(fields.get(b"dead_at"))
+        return _task(fields, place, name, entry_id=entry_id, birth_ms=died, began_ms=first)
+    return _task(fields, place, name, entry_id=entry_id, birth_ms=first)
 
 
 def _stored(body: bytes, place: str, task_id: str, schedule: str = "") -> Present:
@@ -163,6 +165,7 @@ def _task(
     task_id: str,
     *,
     birth_ms: int,
+    began_ms: int = 0,
     entry_id: str = "",
     schedule: str = "",
 ) -> Present:
@@ -171,6 +174,7 @@ def _task(
         place=place,
         entry_id=entry_id,
         birth_ms=birth_ms,
+        began_ms=began_ms,
         token=envelopes.token(dict(fields)),
         base=envelopes.count(fields.get(b"token")) or 1,
         unique=fields.get(b"unique", b"").decode(errors="replace"),

@@ -73,11 +73,18 @@ def _decide_letter(present: Present, archived: Sequence[TaskRow], ended: Ended |
     same = tuple(row.letter for row in archived if row.letter and _is_same_letter(row, present))
     if same:
         return Decision(covers=same)
-    if ended is not None and entry_ms(present.entry_id) <= ended.at_ms:
+    if ended is not None and _had_ended(present, ended):
         return Decision(drop=ended.why)
     if any(not row.letter and row.token > present.token for row in archived):
         return Decision(drop="superseded", restore=True)
     return _KEEP
+
+
+def _had_ended(letter: Present, ended: Ended) -> bool:
+    """It died before that; or after it, run again from older data that showed as open what had settled."""
+    if entry_ms(letter.entry_id) <= ended.at_ms:
+        return True
+    return ended.why == "settled" and 0 < letter.began_ms <= ended.at_ms
 
 
 def _is_same_letter(row: TaskRow, present: Present) -> bool:

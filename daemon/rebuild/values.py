@@ -245,14 +245,16 @@ class Cursor(msgspec.Struct, frozen=True, order=True):
 
 class Present(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A task that Redis has when a rebuild begins. `birth_ms`: of its first entry (the first row of its history), else
-    of this one; of what never was an entry, when it was enqueued; of a dead letter, its `dead_at`. `entry_id`: empty
-    when delayed or queued. `token`: its fencing token; `base`: what that began with when it was redriven last, else 1.
+    of this one; of what never was an entry, when it was enqueued; of a dead letter, its `dead_at`. `began_ms`: of a
+    dead letter, that of the first entry of its task. `entry_id`: empty when delayed or queued. `token`: its fencing
+    token; `base`: what that began with when it was redriven last, else 1.
     """
 
     task_id: str
     place: str
     entry_id: str = ""
     birth_ms: int = 0
+    began_ms: int = 0
     token: int = 1
     base: int = 1
     unique: str = ""

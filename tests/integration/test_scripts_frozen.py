@@ -50,8 +50,8 @@ def test_who_stands_in_a_rebuild_that_was_lost_itself_is_late(lab: Archived) -> 
     # Whoever freezes it again goes on.
     assert lab.freeze() == ("ok", "c1", now.turn)
     for name, status in ((late, "moved"), (of_now, "ok")):
-        call = arc.finish(lab.partition, name, cursor="c1", mark="2:b", events_cap=9, now=lab.now)
-        assert [lab.send(call).status, lab.send(call).status] == [status, status]
+        end = arc.finish(lab.partition, name, cursor="c1", mark="2:b", events_cap=9, now=lab.now)
+        assert [lab.send(end).status, lab.send(end).status] == [status, status]
 
 
 def test_what_is_finished_is_not_frozen_again_by_a_late_call(lab: Archived) -> None:

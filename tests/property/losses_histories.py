@@ -339,4 +339,18 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("race", {"points": [3, 4, 2, 3, 4, 8, 8, 8, 7, 5, 7, 1]}),
         ],
     ),
+    "what had settled runs again from older data before that is noticed, dies, and its letter is redriven": (
+        False,
+        [
+            ("copy", {}),
+            ("work", {"name": "a", "outcomes": [], "want": 3}),
+            ("work", {"name": "a", "outcomes": ["retry", "parked", "succeeded", None], "want": 4}),
+            ("go_on", {"on": "tasks", "points": 60, "who": 1}),
+            ("lose", {"kind": "copy", "pick": 22}),
+            ("work", {"name": "a", "outcomes": ["succeeded", "dead", "retry", "succeeded"], "want": 1}),
+            ("work", {"name": "a", "outcomes": ["failed", "succeeded", "parked", "parked"], "want": 1}),
+            ("go_until", {"where": "before end_rebuild", "who": 1}),
+            ("letter", {"pick": 3, "what": "redrive"}),
+        ],
+    ),
 }

@@ -186,6 +186,18 @@ def test_a_letter_of_which_only_the_death_is_archived_has_no_cause_but_an_instan
     assert decide(present(3), (died,), None) == Decision(drop="buried", restore=True)
 
 
+def test_a_letter_of_what_had_settled_before_it_ran_again_goes() -> None:
+    later = Present(task_id="t", place=DEAD, entry_id="5000000-0", birth_ms=5_000_000, began_ms=BORN, token=2)
+    settled, purged = Ended("settled", BORN + 1), Ended("purged", BORN + 1)
+    assert decide(later, (), settled) == Decision(drop="settled")
+    # Purged, back with older data, redriven: an operator wanted that.
+    assert decide(later, (), purged) == Decision()
+    # A new task under the old ID.
+    assert decide(msgspec.structs.replace(later, began_ms=BORN + 2), (), settled) == Decision()
+    known = letter("5000000-0", 5_000_000)
+    assert decide(later, (known,), settled) == Decision(covers=("5000000-0",))
+
+
 def test_of_a_redriven_task_the_letter_may_be_all_that_is_archived() -> None:
     row = carried(letter("2000000-0", 7, deliveries=1, attempts=2, token=5), "lane:low", "3000000-0")
     found = restored(row)
