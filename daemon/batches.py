@@ -106,8 +106,13 @@ async def _together(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async with anyio.create_task_group() as group:
             for _ in range(IN_FLIGHT):
                 group.start_soon(work)
-    except BaseExceptionGroup as group_of_errors:
-        error: BaseException = group_of_errors
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
+    except BaseExceptionGroup as errors:
+        raise first_of(errors) from None
+
+
+def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error of a task group, out of however many groups."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 
 from reclaimd.daemon.archive.items import Maker
 from reclaimd.daemon.archive.job import Job, Moved, Place
-from reclaimd.daemon.batches import IN_FLIGHT, BatchSize, Pace
+from reclaimd.daemon.batches import IN_FLIGHT, BatchSize, Pace, first_of
 from reclaimd.daemon.rebuild.values import Cursor, TaskRow
 from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams.archive_scripts import RESTORE_BYTES, RESTORE_ROWS, RestoreTask, restore_tasks
@@ -68,7 +68,7 @@ class Sender:
                 for _ in range(IN_FLIGHT):
                     group.start_soon(self._deliver, wanted.clone())
         except BaseExceptionGroup as errors:
-            raise _first(errors) from None
+            raise first_of(errors) from None
 
     async def end(self, following: Place) -> Place:
         """Move the cursor to the next stage."""
@@ -154,10 +154,3 @@ class Sender:
 
 def _behind(row: TaskRow) -> Place:
     return Place("tasks", f"{row.rank}|{row.sort}|{row.task_id}")
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
