@@ -197,13 +197,13 @@ def _entries(reply: list[list[Any]]) -> list[RawEntry]:
 
 
 class Frozen(NamedTuple):
-    """status: ok (`cursor`: how far this rebuild has come, empty at its begin; `turn`: another one each time that it
+    """status: ok (`cursor`: how far this rebuild has come, empty at its begin; `nonce`: another one each time that it
     begins), changed, or foreign.
     """
 
     status: str
     cursor: str = ""
-    turn: str = ""
+    nonce: str = ""
 
 
 def freeze(

@@ -122,7 +122,7 @@ class Tally:
 @dataclass
 class Job:
     """A rebuild that Redis knows of, or a dry run (`row.rebuild_id` is empty then). `now_ms`: the server's wall clock
-    when it began; `verdict`: what became of the partition; `turn`: of the freeze that this goes on from.
+    when it began; `verdict`: what became of the partition; `nonce`: of the freeze that this goes on from.
     """
 
     store: Store
@@ -132,14 +132,14 @@ class Job:
     verdict: str
     now_ms: int
     meter: Meter
-    turn: str = ""
+    nonce: str = ""
     kept: Kept = field(default_factory=Kept)
     tally: Tally = field(default_factory=Tally)
 
     @property
     def rebuild_id(self) -> str:
         """Of this rebuild, as the scripts know it: they refuse who goes on from before a second loss."""
-        return f"{self.row.rebuild_id} {self.turn}" if self.turn else self.row.rebuild_id
+        return f"{self.row.rebuild_id} {self.nonce}" if self.nonce else self.row.rebuild_id
 
     async def archived(self, page: Iterable[Present]) -> dict[str, list[TaskRow]]:
         """The archive's rows of these tasks by ID: an open one, and any number of letters."""

@@ -82,7 +82,7 @@ async def rebuild_partition(
     """
     begun = time.monotonic()
     row, frozen = await _freeze(store, redis, partition, verdict, seen, new_id, "rebuilding")
-    job = Job(store, redis, partition, row, row.verdict, await server_ms(redis), Meter(progress), frozen.turn)
+    job = Job(store, redis, partition, row, row.verdict, await server_ms(redis), Meter(progress), frozen.nonce)
     await _restore(job, Place.parse(frozen.cursor))
     await _register(redis, partition)
     await _finish(job, str(Place("done")), events_cap)
@@ -107,7 +107,7 @@ async def accept_partition(
     `me`: who owns the partition's row then. Raises Overtaken.
     """
     row, frozen = await _freeze(store, redis, partition, verdict, seen, new_id, "rebuilding")
-    job = Job(store, redis, partition, row, "accepted", await server_ms(redis), Meter(silent), frozen.turn)
+    job = Job(store, redis, partition, row, "accepted", await server_ms(redis), Meter(silent), frozen.nonce)
     await _finish(job, frozen.cursor, events_cap)
     report = await _report(job, 0.0)
     # Ended first: cut off in between, the archive reads everything again and only keeps more than there is.

@@ -1,7 +1,7 @@
 -- drop: entries that an older dataset shows again, and that must not run: the archive knows how they ended, or a newer state of them.
 -- KEYS: epoch clock counters events bell unique dead delayed bodies fired queued streams
 -- USES: ids envelope occurrence move
--- ARGV: now, rebuild_id (and after a space its turn), cursor as it is (* for any), then for each place (a stream after its tag | delayed | dead | queued), entry ID or empty, task_id, schedule, unique,
+-- ARGV: now, rebuild_id (and after a space its nonce), cursor as it is (* for any), then for each place (a stream after its tag | delayed | dead | queued), entry ID or empty, task_id, schedule, unique,
 --       settled | purged | buried | superseded
 -- Reply: ok | moved (nothing done: this rebuild does not run, or stands elsewhere); dropped, state, cursor
 -- Cost: O(rows), 10 to 20 µs each: callers send 200 at most
@@ -9,7 +9,7 @@ local WIDTH = 6
 local WHY = { settled = true, purged = true, buried = true, superseded = true }
 
 -- Who is late must not remove by its name what has been restored since.
-local known = redis.call('HMGET', K.epoch, 'rebuild', 'cursor', 'turn')
+local known = redis.call('HMGET', K.epoch, 'rebuild', 'cursor', 'nonce')
 local ours = known[1] and (ARGV[2] == known[1] or ARGV[2] == known[1] .. ' ' .. (known[3] or ''))
 if state ~= 'rebuilding' or not ours or (ARGV[3] ~= '*' and known[2] ~= ARGV[3]) then
   return { 'moved', 0, state, ours and known[2] or '' }

@@ -2,10 +2,10 @@
 -- deleted since `freeze` planted them is found missing by the next look, and rebuilt anew.
 -- KEYS: epoch clock counters events bell dead delayed bodies fired queued unique control accepted streams
 -- USES: sentinel
--- ARGV: now, rebuild_id (and after a space its turn), cursor as it is, mark, most entries of :events
+-- ARGV: now, rebuild_id (and after a space its nonce), cursor as it is, mark, most entries of :events
 -- Reply: ok | moved (it stands elsewhere, or is not the one that runs); cursor, state
 -- Cost: O(1)
-local known = redis.call('HMGET', K.epoch, 'rebuild', 'cursor', 'turn')
+local known = redis.call('HMGET', K.epoch, 'rebuild', 'cursor', 'nonce')
 local ours = known[1] and (ARGV[2] == known[1] or ARGV[2] == known[1] .. ' ' .. (known[3] or ''))
 local cursor = ours and known[2] or ''
 if ours and state == 'ok' then

@@ -1,7 +1,7 @@
 -- restore: one batch of what an archive knows comes back, if the rebuild stands where the caller thinks.
 -- KEYS: epoch clock counters events bell unique dead delayed bodies fired queued seen_even seen_odd accepted control streams
 -- USES: clock seen ids envelope occurrence
--- ARGV: now, rebuild_id (and after a space its turn), cursor as it is, cursor afterwards, kind, then
+-- ARGV: now, rebuild_id (and after a space its nonce), cursor as it is, cursor afterwards, kind, then
 --       tasks: MessagePack, for each [task_id, place (a stream after its tag | delayed | dead | queued), fields (flat), due, schedule, unique, seen, old entry ID]
 --       fired: for each schedule, row
 --       seen:  task IDs
@@ -15,7 +15,7 @@ local from, to, kind = ARGV[3], ARGV[4], ARGV[5]
 local FIRST = 6
 local MOST_FIELDS = 2000
 
-local known = redis.call('HMGET', K.epoch, 'rebuild', 'cursor', 'turn')
+local known = redis.call('HMGET', K.epoch, 'rebuild', 'cursor', 'nonce')
 local ours = known[1] and (ARGV[2] == known[1] or ARGV[2] == known[1] .. ' ' .. (known[3] or ''))
 if state ~= 'rebuilding' or not ours or known[2] ~= from then
   return { 'moved', ours and known[2] or '', 0, 0, state }

@@ -40,7 +40,7 @@ def test_who_stands_in_a_rebuild_that_was_lost_itself_is_late(lab: Archived) -> 
     lab.do("FLUSHALL")
     now = lab.freeze(seen_epoch_id="", seen_mark="")
     assert (now.status, now.cursor) == ("ok", "")
-    late, of_now = f"r1 {before.turn}", f"r1 {now.turn}"
+    late, of_now = f"r1 {before.nonce}", f"r1 {now.nonce}"
     step = ("", "c1")
     for name, status in ((late, "moved"), (of_now, "ok")):
         call = arc.restore_tasks(lab.partition, name, step, [restored("t")], now=lab.now)
@@ -48,7 +48,7 @@ def test_who_stands_in_a_rebuild_that_was_lost_itself_is_late(lab: Archived) -> 
         row = arc.DropRow("lane:low", "5-1", "t", "", "", "settled")
         assert lab.send(arc.drop(lab.partition, name, [row], now=lab.now)).status == status
     # Whoever freezes it again goes on.
-    assert lab.freeze() == ("ok", "c1", now.turn)
+    assert lab.freeze() == ("ok", "c1", now.nonce)
     for name, status in ((late, "moved"), (of_now, "ok")):
         end = arc.finish(lab.partition, name, cursor="c1", mark="2:b", events_cap=9, now=lab.now)
         assert [lab.send(end).status, lab.send(end).status] == [status, status]

@@ -79,7 +79,7 @@ def freeze(owner: str, seen: tuple[str, str], epoch: str, rebuild: str, into: An
         f"freeze {owner} of {seen} as {epoch} {rebuild} {into}",
         lambda state, now: archive.freeze(state, now, owner, seen, epoch, rebuild, into),
         call,
-        # Nobody knows beforehand what the server calls a turn.
+        # Nobody knows beforehand what the server makes up.
         lambda frozen: tuple(frozen[:2]),
     )
 

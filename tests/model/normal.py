@@ -132,7 +132,7 @@ def of_server(s: Snapshot, rest: Rest, names: Names) -> Form:
         "unique": s.unique,
         "seen": sorted(_seen(s.clock.get("lease", 0) // SEEN_BUCKET, s.clock.get("seen", 0), rest.seen)),
         "paused": s.paused,
-        "epoch": {name: value for name, value in s.epoch.items() if name not in {"layout", "turn"}},
+        "epoch": {name: value for name, value in s.epoch.items() if name not in {"layout", "nonce"}},
         "accepted": rest.accepted,
         "counters": s.counters,
     }
