@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import redis
 
-from reclaimd.daemon.demo.tasks import DIARY
+from reclaimd.daemon.demo.tasks import DIARY, END_OF_NOTE
 from reclaimd.daemon.view import PartitionView, decode_view
 from reclaimd.streams import Reclaimd, redis_log, scripts
 from reclaimd.streams.configure import Config
@@ -190,7 +190,7 @@ class DemoStage(Stage):
     def notes(self) -> list[Note]:
         """The diary so far."""
         rows = (line.split() for line in self.diary.read_text("ascii").splitlines())
-        return [Note(what, task, worker, int(pid), float(at)) for what, task, worker, pid, at in rows]
+        return [Note(row[0], row[1], row[2], int(row[3]), float(row[4])) for row in rows if row[5:] == [END_OF_NOTE]]
 
 
 def _signal(pid: int, sign: signal.Signals) -> None:

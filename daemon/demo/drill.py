@@ -31,6 +31,10 @@ from reclaimd.streams.settings import Settings
 BEAT = "beat"
 _PAGE = 1_000
 _COLUMNS = (b"what", b"task", b"worker", b"pid", b"at")
+_SHORT, _LONG = 0.05, 0.6
+"""Seconds that tasks take."""
+_LONG_WITH_FLUSH = 2.0
+"""Long enough for the archive to hear of their start before they end."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,12 @@ class Drill:
         app = stage.app()
         if plan.flush:
             app.schedules.put_sync(BEAT, beat, every("1s"), overlap="allow")
-        calls = [step.call(0.6 if number % 10 == 0 else 0.05) for number in range(plan.tasks)]
+        calls = [step.call(_SHORT) for _ in range(plan.tasks)]
         for number in range(0, plan.tasks, 20):
             # Some come later than the kill.
-            calls[number] = step.call(0.05).options(delay="6s")
+            calls[number] = calls[number].options(delay="6s")
+        for number in range(10, plan.tasks, 20):
+            calls[number] = step.call(_LONG_WITH_FLUSH if plan.flush else _LONG)
         results = app.enqueue_many_sync(calls)
         app.close()
         self._accepted = [result.task_id for result in results if result.status == "ok"]
@@ -137,7 +143,7 @@ class Drill:
     def _kill_all(self) -> set[str]:
         """Everything at once, in the middle; returns what was under way."""
         stage = self._stage
-        wait_for("work under way", lambda: self._under_way() and self._ended() > len(self._accepted) // 20)
+        wait_for("work under way", lambda: self._in_the_middle() and self._ended() > len(self._accepted) // 20)
         workers = stage.kill_all()
         orphans = self._under_way()
         killed = f"the daemon, {self._plan.workers} workers and their processes ({len(workers)})"
@@ -174,6 +180,13 @@ class Drill:
         # A task writes its end down before it is settled: what has none by then will never have one.
         wait_for("all tasks to be settled", lambda: self._stage.view().open_tasks == 0, self._patience)
         self._say("done    every task has run to its end")
+
+    def _in_the_middle(self) -> set[str]:
+        """What is under way, and was already when the archive read the events that it has now."""
+        begun = self._under_way()
+        if begun and self._stage.archive_url:
+            self._archive.wait_events(self._stage)
+        return begun & self._under_way()
 
     def _under_way(self) -> set[str]:
         notes = self._stage.notes()

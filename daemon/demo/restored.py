@@ -42,14 +42,20 @@ def _is_there(stage: Stage) -> bool:
         return False
 
 
-def wait_archived(stage: Stage) -> None:
-    """Until the archive has every event that is there now, and some schedule. Raises BrokenPromise."""
+def wait_events(stage: Stage) -> None:
+    """Until the archive has every event that is there now. Raises BrokenPromise."""
     newest: Any = stage.client.xrevrange(stage.partition.key("events"), count=1)
     target = EntryID.parse(newest[0][0]) if newest else EntryID(0, 0)
 
     async def position(store: Store) -> EntryID:
         row = await store.partition(stage.partition)
         return EntryID.parse(row.positions.get(EVENTS, "0-0") if row is not None else "0-0")
+
+    wait_for("the archive to have every event", lambda: _ask(stage, position) >= target)
+
+
+def wait_archived(stage: Stage) -> None:
+    """Until the archive is there and has every event that is there now, and some schedule. Raises BrokenPromise."""
 
     async def knows_schedules(store: Store) -> bool:
         if await store.schedules.newest_snapshot(stage.namespace) is not None:
@@ -59,7 +65,7 @@ def wait_archived(stage: Stage) -> None:
         return False
 
     wait_for("the archive to be made", lambda: _is_there(stage))
-    wait_for("the archive to have every event", lambda: _ask(stage, position) >= target)
+    wait_events(stage)
     wait_for("the archive to have the schedule", lambda: _ask(stage, knows_schedules))
 
 

@@ -9,12 +9,15 @@ import anyio
 from reclaimd.streams import Context, Reclaimd
 
 DIARY = "RECLAIMD_INTERNAL_DEMO_DIARY"
+END_OF_NOTE = "."
+"""A line without it is being written, or its writer was killed in the middle of it."""
 
 app = Reclaimd()
 
 
 def _note(what: str, ctx: Context) -> None:
-    line = f"{what} {ctx.task_id} {ctx.worker} {os.getpid()} {time.time():.6f}\n"
+    # On a line of its own even if the one before was never finished.
+    line = f"\n{what} {ctx.task_id} {ctx.worker} {os.getpid()} {time.time():.6f} {END_OF_NOTE}\n"
     with Path(os.environ[DIARY]).open("a", encoding="ascii") as diary:
         diary.write(line)
 

@@ -180,7 +180,9 @@ async def test_a_backlog_drips_after_a_rebuild_and_what_is_beyond_the_cap_is_tol
     assert dealt_with[0][1] == skipped[0][3] >= known["all"] + 2_000
     assert [row[2] for row in backlog] == sorted(row[2] for row in backlog)
     assert len(backlog) >= cap
-    at = [EntryID.parse(row[4]).ms for row in backlog]
+    # One that was not yet late when the daemon looked may be by the time it fires: that one need not drip.
+    at = [EntryID.parse(row[4]).ms for row in backlog if row[LATE] > TOLERANCE + 1_000]
+    assert len(at) >= 3
     # The daemon reckons the server's time, which is a little off on a machine that is slow.
     assert min(after - before for before, after in pairwise(at)) >= drip - 100, at
 
