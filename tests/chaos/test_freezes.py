@@ -13,7 +13,8 @@ pytestmark = pytest.mark.flavours("valkey")
 
 
 def test_a_process_that_wakes_after_its_lease_settles_nothing(fleet: Fleet) -> None:
-    worker = fleet.start("frozen")
+    # A machine that is busy must not end its lease before the freeze does: it would be another process.
+    worker = fleet.start("frozen", lease="3s")
     ids = {fleet.enqueue(task_app.hold, "gate"), fleet.enqueue(task_app.hold_sync, "gate")}
     fleet.wait_journal("start", 2)
     fleet.start("heir")
