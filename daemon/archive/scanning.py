@@ -177,6 +177,7 @@ def _task(
         began_ms=began_ms,
         token=envelopes.token(dict(fields)),
         base=envelopes.count(fields.get(b"token")) or 1,
+        redriven_ms=entry_ms(envelopes.last_letter(fields.get(b"history", b""))),
         unique=fields.get(b"unique", b"").decode(errors="replace"),
         schedule=schedule or fields.get(b"schedule", b"").decode(errors="replace"),
     )

@@ -147,8 +147,22 @@ def history_row(at_ms: int, what: str, cause: str, entry_id: str) -> bytes:
 
 def first_entry(history: bytes) -> str:
     """The first entry that carried a task, from its history; empty when that does not tell."""
+    return _row(history.partition(b"\n")[0])[1]
+
+
+def last_letter(history: bytes) -> str:
+    """The dead letter that a task was redriven from last, from its history; empty when that does not tell."""
+    rows = (_row(row) for row in reversed(history.split(b"\n")) if b'"redriven"' in row)
+    return next((entry for what, entry in rows if what == "redriven"), "")
+
+
+def _row(row: bytes) -> tuple[str, str]:
+    """What happened, and the entry that ended with it; both empty when it is no row of a history."""
     try:
-        row = json.loads(history.partition(b"\n")[0] or b"[]")
+        words = json.loads(row or b"[]")
     except (ValueError, RecursionError):
-        return ""
-    return row[4] if isinstance(row, list) and len(row) >= 5 and isinstance(row[4], str) else ""
+        return "", ""
+    if not isinstance(words, list) or len(words) < 5:
+        return "", ""
+    what, entry = words[1], words[4]
+    return what if isinstance(what, str) else "", entry if isinstance(entry, str) else ""

@@ -56,6 +56,9 @@ def _has_ended(present: Present, own: TaskRow | None, ended: Ended) -> bool:
     """Unless it was born later than an ID may be sent again, or the archive knows this very incarnation as open."""
     if present.birth_ms > ended.at_ms + RESENT_MS:
         return False
+    # Purged of older data, it came back as another letter, since the archive had not read of that, and was redriven.
+    if ended.why == "purged" and present.redriven_ms > ended.at_ms:
+        return False
     return own is None or birth_ms(own) != present.birth_ms
 
 

@@ -33,13 +33,16 @@ def token_of(one: Delivered) -> int:
 
 @dataclass
 class Known:
-    """What the history knows of a task. `owed`: it must be done in the end; `lives`: how often its ID was accepted."""
+    """What the history knows of a task. `owed`: it must be done in the end; `lives`: how often its ID was accepted;
+    `revived`: it was purged, and redriven of a letter that had come back.
+    """
 
     not_before: int
     owed: bool = True
     settled: bool = False
     redriven: bool = False
     purged: bool = False
+    revived: bool = False
     lives: int = 1
 
 
@@ -125,7 +128,7 @@ class Checker:
         """A verdict that counted."""
         known = self.tasks[task]
         if outcome == "succeeded":
-            known.settled = True
+            known.settled, known.revived = True, False
         if outcome in {"retry", "parked"}:
             known.not_before = now + delay_ms
 
@@ -140,11 +143,15 @@ class Checker:
         self.letters.discard(task)
         self._ever_dead.discard(task)
         if what == "purge":
-            known.owed, known.purged = False, True
+            known.owed, known.purged, known.revived = False, True, False
         else:
             known.redriven = True
-            # It was purged, came back because the archive had not read of that, and lives again.
+            # It was purged, came back because the archive had not read of that, and lives again; however often the
+            # archive read of it since.
             known.lives += known.purged
+            known.revived = known.purged
+            if known.revived:
+                self._ended.discard(task)
             self._buried.pop(task, None)
 
     def fired(self, occurrence: str) -> None:
@@ -231,7 +238,8 @@ class Checker:
             task.lives += name in known.open and (task.settled or task.purged or name in held.dead)
         again = {name for name, task in self.tasks.items() if task.lives > 1}
         self._barred_fires |= known.fired
-        self._ended = known.ended - (known.open.keys() & again)
+        revived = {name for name, task in self.tasks.items() if task.revived}
+        self._ended = known.ended - (known.open.keys() & again) - revived
         self._buried = {name: token for name, token in sorted(known.letters) if name not in known.open.keys() | again}
         self._tokens = {name: token for name, token in known.tokens.items() if name not in again}
         self._newer = {**{name: token + 1 for name, token in sorted(known.letters)}, **known.tokens}

@@ -353,4 +353,33 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("letter", {"pick": 3, "what": "redrive"}),
         ],
     ),
+    "a letter that was purged of older data comes back, once more after a loss, and is redriven": (
+        False,
+        [
+            ("copy", {}),
+            ("fire", {"name": "s", "overlap": "queue_one", "how_many": 0}),
+            ("until_whole", {}),
+            ("lose", {"kind": "copy", "pick": 0}),
+            ("letter", {"what": "purge", "pick": 0}),
+            ("until_whole", {}),
+            ("lose", {"kind": "all", "pick": 0}),
+            ("until_whole", {}),
+            ("letter", {"what": "redrive", "pick": 0}),
+        ],
+    ),
+    "a letter that was purged of older data comes back, is redriven, and a key is lost": (
+        False,
+        [
+            ("copy", {}),
+            ("fire", {"name": "s", "overlap": "queue_one", "how_many": 0}),
+            ("until_whole", {}),
+            ("lose", {"kind": "copy", "pick": 0}),
+            ("letter", {"what": "purge", "pick": 0}),
+            ("until_whole", {}),
+            ("letter", {"what": "redrive", "pick": 0}),
+            ("delete", {"name": "lane:high"}),
+            ("until_whole", {}),
+            ("check_no_letter", {"name": "t2"}),
+        ],
+    ),
 }

@@ -70,3 +70,11 @@ def test_the_first_entry_is_found_in_a_history() -> None:
     history = envelopes.remember(envelopes.history_row(7, "restored", "empty", "5-1"), b"[]")
     assert envelopes.first_entry(history) == "5-1"
     assert [envelopes.first_entry(text) for text in (b"", b"{", b"[1]", b"[1,2,3,4,5]", b"\xff")] == [""] * 5
+
+
+def test_the_letter_that_a_task_was_redriven_from_last_is_found_in_a_history() -> None:
+    told = [("reclaimed", "1-1"), ("redriven", "2-1"), ("redriven", "3-1"), ("restored", "4-1")]
+    rows = [envelopes.history_row(7, what, "", entry) for what, entry in told]
+    by_redriven = b'[7,"reclaimed","redriven","","5-1"]'
+    assert envelopes.last_letter(b"\n".join([*rows, by_redriven])) == "3-1"
+    assert [envelopes.last_letter(text) for text in (b"", by_redriven, b'"redriven"', b"\xff")] == [""] * 4

@@ -100,6 +100,19 @@ def test_what_was_redriven_since_is_open_and_no_letter() -> None:
     assert decide(present(3, base=3), (buried,), None) == Decision(covers=("2000000-0",))
 
 
+def test_what_was_redriven_of_a_letter_that_came_back_after_it_had_been_purged_is_open() -> None:
+    back = letter(f"{BORN + 50}-0", BORN + 10)
+    purged, settled = Ended("purged", BORN + 20), Ended("settled", BORN + 20)
+    redriven = msgspec.structs.replace(present(2, base=2), redriven_ms=BORN + 50)
+    assert decide(redriven, (back,), purged) == Decision(covers=(back.letter,))
+    assert decide(redriven, (), purged) == Decision()
+    assert decide(redriven, (back,), settled) == Decision(drop="settled")
+    before = msgspec.structs.replace(redriven, redriven_ms=BORN + 10)
+    assert decide(before, (back,), purged) == Decision(drop="purged")
+    older = present(1)
+    assert decide(older, (back,), purged).drop
+
+
 def test_a_new_task_beside_an_old_letter_of_its_id_changes_nothing_of_that() -> None:
     # Rebuilt, the letter is a newer entry than the task.
     buried = letter("9000000-0", 2_000_000, attempts=1)
