@@ -247,8 +247,8 @@ class Present(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A task that Redis has when a rebuild begins. `birth_ms`: of its first entry (the first row of its history), else
     of this one; of what never was an entry, when it was enqueued; of a dead letter, its `dead_at`. `began_ms`: of a
     dead letter, that of the first entry of its task. `entry_id`: empty when delayed or queued. `token`: its fencing
-    token; `base`: what that began with when it was redriven last, else 1; `redriven_ms`: of the entry of the dead letter
-    that it was redriven from then, 0 for none.
+    token; `base`: what that began with when it was redriven last, else 1; `redriven_ms`: of the entry of the dead
+    letter that it was redriven from then, 0 for none.
     """
 
     task_id: str
