@@ -45,7 +45,7 @@ _lock = (
         _partitions.number == bindparam("of_number"),
         _partitions.owner == bindparam("me"),
     )
-    .values(owner=bindparam("me"))
+    .values(beat=_partitions.beat + 1)
     .returning(_partitions.id)
 )
 _known_events = select(_events.entry).where(
@@ -95,7 +95,10 @@ _delete_older_letters = delete(schema.tasks).where(
 
 
 def lock(connection: Connection, partition: Partition, me: str) -> int | None:
-    """The row's id, locked against others until the transaction ends; None when somebody else owns it."""
+    """The row's id, locked against others until the transaction ends; None when somebody else owns it.
+
+    Once that is committed, they see that the owner lives.
+    """
     named = {"of_namespace": partition.namespace, "of_queue": partition.queue, "of_number": partition.number, "me": me}
     row_id: int | None = connection.scalar(_lock, named)
     return row_id

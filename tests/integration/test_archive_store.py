@@ -15,6 +15,7 @@ from reclaimd.daemon.archive.records import schedules_of
 from reclaimd.daemon.archive.schedule_records import ScheduleEntry
 from reclaimd.daemon.archive.statements import CHUNK
 from reclaimd.daemon.archive.store import Store, open_store
+from reclaimd.daemon.loops.ownership import TAKE_OVER_SECONDS, Claims
 from reclaimd.daemon.rebuild.values import (
     DEAD,
     FOLDED,
@@ -76,7 +77,7 @@ async def test_a_commit_leaves_everything_at_once_and_it_is_there_at_the_next_st
             positions={"events": "5-0"},
             paused=True,
             counters={"open": 3},
-            ownership=Ownership(ME, 1),
+            ownership=Ownership(ME, 4),
             events_bytes=3,
         )
         assert await all_tasks(store, limit=2) == [rows[2], rows[1], rows[0], rows[3]]
@@ -204,6 +205,20 @@ async def test_only_the_owner_writes_and_only_who_saw_it_takes_over(url: str) ->
         assert await names(new) == ["t1 lane:normal"]
         assert [kept async for kept in new.events(MAIL)] == []
         assert (await row_of(new)).positions == {}
+
+
+@in_loop
+async def test_who_commits_without_a_rest_is_seen_to_live(url: str) -> None:
+    now = 0.0
+    claims = Claims(clock=lambda: now, dead=lambda _: False)
+    async with open_store(url) as store:
+        assert await store.claim(MAIL, ME, None)
+        while now < 3 * TAKE_OVER_SECONDS:
+            await store.commit(MAIL, ME, upserts(task(1)), {})
+            assert not claims.may_take(MAIL.queue, (await row_of(store)).ownership)
+            now += TAKE_OVER_SECONDS / 2
+        now += TAKE_OVER_SECONDS
+        assert claims.may_take(MAIL.queue, (await row_of(store)).ownership)
 
 
 @in_loop
