@@ -76,6 +76,7 @@ class Checker:
         self._barred_fires: set[str] = set()
         self._undetected = False
         self._archived_events: set[tuple[str, bytes]] = set()
+        self._unremembered: set[str] = set()
 
     def close(self) -> None:
         """Nothing of its own is open."""
@@ -98,6 +99,9 @@ class Checker:
         known.owed, known.not_before = known.owed or not known.purged, min(known.not_before, not_before)
         known.lives += 1
         self._forget_lives(task)
+        if task in self._unremembered:
+            self._unremembered.remove(task)
+            self._ended.discard(task)
 
     def _forget_lives(self, task: str) -> None:
         """A task of this ID may begin anew."""
@@ -215,8 +219,12 @@ class Checker:
         self._undetected = kind == "copy" or (self._undetected and kind == "key")
 
     def forgot(self) -> None:
-        """The archive has no history any more."""
+        """The archive has no history any more: what it has it knows, but not when that was sent, so that its ID may be
+        accepted again after a loss, though it reads of its end later.
+        """
+        known = read_archive(self._file)
         self._ended = set()
+        self._unremembered = known.open.keys() | {name for name, _ in known.letters}
 
     def adopted(self) -> None:
         """An archive has begun, or begun anew: this one is never behind, and belongs here."""

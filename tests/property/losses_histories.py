@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from property.losses_letters import LETTERS
+
 HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
+    **LETTERS,
     "schedules that came back before their rebuild reached Redis": (
         True,
         [
@@ -10,14 +13,6 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("go_on", {"who": 1, "on": "schedules", "points": 7}),
             ("lose", {"kind": "copy", "pick": 0}),
             ("put", {"name": "z"}),
-        ],
-    ),
-    "a letter that an older copy shows open comes back there without a verdict": (
-        True,
-        [
-            ("lose", {"kind": "copy", "pick": 0}),
-            ("work", {"name": "b", "want": 4, "outcomes": []}),
-            ("die", {"name": "b"}),
         ],
     ),
     "what was queued goes to its lane when what it waited for is removed": (
@@ -43,16 +38,6 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("check_not_open", {"name": "t3"}),
         ],
     ),
-    "the ID of a dead letter is sent again while that is on its way back": (
-        False,
-        [
-            ("forget", {}),
-            ("lose", {"kind": "all", "pick": 0}),
-            ("go_until", {"who": 0, "where": "before restore"}),
-            ("go_until", {"who": 0, "where": "before restore"}),
-            ("send", {"name": "t2"}),
-        ],
-    ),
     "the ID of an open task is sent again while that is on its way back": (
         False,
         [
@@ -61,87 +46,6 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("go_until", {"who": 0, "where": "before restore"}),
             ("go_until", {"who": 0, "where": "before restore"}),
             ("send", {"name": "t4"}),
-        ],
-    ),
-    "older data tell of a letter that had been redriven, and all is lost before they are read to their end": (
-        True,
-        [
-            ("blackout", {}),
-            ("copy", {}),
-            ("enqueue", {"delay_ms": 0, "unique": "", "how_many": 3, "lane": "normal"}),
-            ("letter", {"pick": 4, "what": "redrive"}),
-            ("go_on", {"points": 20, "who": 0, "on": "tasks"}),
-            ("copy", {}),
-            ("copy", {}),
-            ("lose", {"kind": "copy", "pick": 17}),
-            ("go_on", {"points": 60, "on": "tasks", "who": 1}),
-            ("kill", {"who": 0, "points": 1}),
-            ("go_on", {"on": "tasks", "who": 1, "points": 60}),
-            ("enqueue", {"delay_ms": 0, "lane": "high", "unique": "", "how_many": 3}),
-            ("work", {"want": 4, "name": "b", "outcomes": ["succeeded", "succeeded", "succeeded", "succeeded"]}),
-            ("fire", {"how_many": 0, "overlap": "allow", "name": "z"}),
-            ("go_on", {"who": 0, "on": "tasks", "points": 60}),
-            ("lose", {"kind": "all", "pick": 8}),
-        ],
-    ),
-    "of a letter only that the task died was archived": (
-        False,
-        [
-            ("go_on", {"who": 1, "points": 1, "on": "tasks"}),
-            ("go_on", {"points": 1, "on": "schedules", "who": 1}),
-            ("work", {"name": "a", "want": 3, "outcomes": ["succeeded", "retry"]}),
-            ("kill", {"who": 0, "points": 3000}),
-            ("race", {"points": [4, 3, 1, 3]}),
-            ("work", {"outcomes": ["dead", "retry", "succeeded", "retry"], "want": 4, "name": "a"}),
-            ("go_on", {"points": 60, "on": "schedules", "who": 0}),
-            ("letter", {"what": "redrive", "pick": 4}),
-            ("fire", {"name": "s", "overlap": "allow", "how_many": 1}),
-            ("work", {"outcomes": ["parked", "succeeded"], "name": "a", "want": 3}),
-            ("work", {"outcomes": ["dead", "succeeded", "retry", "retry"], "want": 1, "name": "a"}),
-            ("work", {"want": 1, "outcomes": [], "name": "b"}),
-            ("go_until", {"who": 1, "where": "begin_rebuild"}),
-            ("go_until", {"where": "tail", "who": 1}),
-            ("go_until", {"who": 0, "where": "before finish"}),
-            ("go_until", {"who": 0, "where": "before finish"}),
-            ("lose", {"kind": "all", "pick": 0}),
-        ],
-    ),
-    "a letter that was purged after a rebuild, before the archive has read that it was restored": (
-        False,
-        [
-            ("lose", {"kind": "all", "pick": 0}),
-            ("go_until", {"who": 0, "where": "after finish"}),
-            ("letter", {"what": "purge", "pick": 0}),
-            ("go_until", {"who": 0, "where": "after end_rebuild"}),
-            ("delete", {"name": "delayed:body"}),
-            ("until_whole", {}),
-            ("check_no_letter", {"name": "t2"}),
-        ],
-    ),
-    "a letter that was purged comes back and is redriven": (
-        False,
-        [
-            ("lose", {"pick": 19, "kind": "copy"}),
-            ("go_on", {"on": "tasks", "who": 0, "points": 20}),
-            ("lose", {"kind": "key", "pick": 5}),
-            ("go_until", {"where": "after finish", "who": 0}),
-            ("letter", {"what": "purge", "pick": 2}),
-            ("race", {"points": [6, 7, 3, 6]}),
-            ("go_on", {"who": 1, "points": 3000, "on": "tasks"}),
-            ("go_until", {"where": "begin_rebuild", "who": 0}),
-            ("letter", {"pick": 4, "what": "redrive"}),
-            ("go_until", {"where": "before restore", "who": 0}),
-            ("lose", {"kind": "copy", "pick": 26}),
-        ],
-    ),
-    "the ID of a letter that was redriven is sent again, and nobody remembers that it was sent before": (
-        False,
-        [
-            ("lose", {"kind": "all", "pick": 0}),
-            ("forget", {}),
-            ("until_whole", {}),
-            ("letter", {"what": "redrive", "pick": 0}),
-            ("send", {"name": "t2"}),
         ],
     ),
     "an event of schedules that the archiver had in its hands when it was lost": (
@@ -243,15 +147,6 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("work", {"name": "b", "want": 0, "outcomes": ["parked", "retry"]}),
         ],
     ),
-    "the ID of a letter that was purged is sent again": (
-        False,
-        [
-            ("letter", {"what": "purge", "pick": 0}),
-            ("until_whole", {}),
-            ("lose", {"kind": "all", "pick": 0}),
-            ("send", {"name": "t2"}),
-        ],
-    ),
     "a rebuild begun late is cancelled, and a loss right then forgets nothing": (
         False,
         [
@@ -313,17 +208,6 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("work", {"name": "a", "want": 4, "outcomes": []}),
         ],
     ),
-    "a worker begins a task of older data, which had died since, before that is noticed, and its letter is redriven": (
-        True,
-        [
-            ("lose", {"kind": "copy", "pick": 0}),
-            ("die", {"name": "a"}),
-            ("work", {"name": "b", "want": 2, "outcomes": []}),
-            ("until_whole", {}),
-            ("letter", {"what": "redrive", "pick": 0}),
-            ("work", {"name": "a", "want": 4, "outcomes": []}),
-        ],
-    ),
     "everything is lost again while two rebuild, and the one who had looked goes on where the other has begun anew": (
         False,
         [
@@ -337,49 +221,6 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("lose", {"kind": "all", "pick": 13}),
             ("go_on", {"on": "tasks", "points": 20, "who": 0}),
             ("race", {"points": [3, 4, 2, 3, 4, 8, 8, 8, 7, 5, 7, 1]}),
-        ],
-    ),
-    "what had settled runs again from older data before that is noticed, dies, and its letter is redriven": (
-        False,
-        [
-            ("copy", {}),
-            ("work", {"name": "a", "outcomes": [], "want": 3}),
-            ("work", {"name": "a", "outcomes": ["retry", "parked", "succeeded", None], "want": 4}),
-            ("go_on", {"on": "tasks", "points": 60, "who": 1}),
-            ("lose", {"kind": "copy", "pick": 22}),
-            ("work", {"name": "a", "outcomes": ["succeeded", "dead", "retry", "succeeded"], "want": 1}),
-            ("work", {"name": "a", "outcomes": ["failed", "succeeded", "parked", "parked"], "want": 1}),
-            ("go_until", {"where": "before end_rebuild", "who": 1}),
-            ("letter", {"pick": 3, "what": "redrive"}),
-        ],
-    ),
-    "a letter that was purged of older data comes back, once more after a loss, and is redriven": (
-        False,
-        [
-            ("copy", {}),
-            ("fire", {"name": "s", "overlap": "queue_one", "how_many": 0}),
-            ("until_whole", {}),
-            ("lose", {"kind": "copy", "pick": 0}),
-            ("letter", {"what": "purge", "pick": 0}),
-            ("until_whole", {}),
-            ("lose", {"kind": "all", "pick": 0}),
-            ("until_whole", {}),
-            ("letter", {"what": "redrive", "pick": 0}),
-        ],
-    ),
-    "a letter that was purged of older data comes back, is redriven, and a key is lost": (
-        False,
-        [
-            ("copy", {}),
-            ("fire", {"name": "s", "overlap": "queue_one", "how_many": 0}),
-            ("until_whole", {}),
-            ("lose", {"kind": "copy", "pick": 0}),
-            ("letter", {"what": "purge", "pick": 0}),
-            ("until_whole", {}),
-            ("letter", {"what": "redrive", "pick": 0}),
-            ("delete", {"name": "lane:high"}),
-            ("until_whole", {}),
-            ("check_no_letter", {"name": "t2"}),
         ],
     ),
 }
