@@ -193,6 +193,26 @@ class Checker:
         self.log = [row for row in self._put if row in self.log or row[:2] in log - self._archived_events]
         self._archived_events |= log
 
+    def restored(self) -> None:
+        """The schedules are, and nobody has done anything since. Older data may hold events that the archive never saw,
+        and it has newer ones by now. Nothing tells these from what was put since, by a clock that had gone back: they
+        are put again, by other IDs, and win. What the archive has seen never is.
+        """
+        there = self._events()
+        known = {row[0] for row in self._put}
+        again = [row for row in self.log if row[0] not in there and row[:2] not in self._archived_events]
+        for entry_id, e in there.items():
+            if entry_id in known:
+                continue
+            row = next((row for row in again if row[1] == e), None)
+            if row is None:
+                self._say(f"nobody put the event {e!r} of schedules, or the archive had it")
+                continue
+            again.remove(row)
+            self.log.remove(row)
+            for rows in (self._put, self.log):
+                rows.append((entry_id, *row[1:]))
+
     def lost(self, known: Archived, kind: str, *, unnoticed: bool) -> None:
         """`kind`: all, copy (to what an older one has) or key. What the archive has seen, or Redis still has, is owed
         from now on. `unnoticed`: not before the rebuild that is running has ended.

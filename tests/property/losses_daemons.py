@@ -95,7 +95,9 @@ class Gate:
 
 
 class GatedLinks(Links):
-    """A daemon's connections. `now`: the test's clock; `happened` is told when it freezes or opens a partition."""
+    """A daemon's connections. `now`: the test's clock; `happened` is told when it freezes or opens a partition, and
+    when it has restored schedules.
+    """
 
     def __init__(self, url: str, gate: Gate, now: Callable[[], int], happened: Callable[[str], None]) -> None:
         super().__init__(url, Connectivity())
@@ -113,6 +115,8 @@ class GatedLinks(Links):
         timed = Call(call.script, call.keys, args, call.parse)
         reply = await super().use(lambda client: redis_log.send(client, timed))
         if name in {"adopt", "freeze", "finish"} and reply.status == "ok":  # type: ignore[attr-defined]
+            self._happened(name)
+        if name == "schedules_finish" and reply == "ok":
             self._happened(name)
         await self._gate.point(f"after {name}")
         return reply

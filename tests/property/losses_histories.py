@@ -223,4 +223,29 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("race", {"points": [3, 4, 2, 3, 4, 8, 8, 8, 7, 5, 7, 1]}),
         ],
     ),
+    "a schedule that no archive saw comes back in older data, and a newer one of its name is archived": (
+        False,
+        [
+            ("put", {"name": "z"}),
+            ("copy", {}),
+            ("lose", {"kind": "all", "pick": 0}),
+            ("put", {"name": "z"}),
+            ("until_whole", {}),
+            ("lose", {"kind": "copy", "pick": 0}),
+        ],
+    ),
+    "a removal comes back in older data, of a schedule that was put again since, and all is lost": (
+        False,
+        [
+            ("remove", {"name": "s"}),
+            ("copy", {}),
+            ("lose", {"kind": "all", "pick": 0}),
+            ("put", {"name": "s"}),
+            ("until_whole", {}),
+            ("lose", {"kind": "copy", "pick": 0}),
+            ("put", {"name": "z"}),
+            ("until_whole", {}),
+            ("lose", {"kind": "all", "pick": 0}),
+        ],
+    ),
 }

@@ -115,6 +115,8 @@ class World:
             self.checker.detected()
         elif script == "finish":
             self.checker.opened()
+        elif script == "schedules_finish":
+            self.checker.restored()
         else:
             self.checker.adopted()
 

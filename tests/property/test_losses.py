@@ -163,6 +163,7 @@ class Losses(RuleBasedStateMachine):
         """Nothing is lost any more: all is mended, a second rebuild finds nothing, and workers do what there is."""
         world, checker = self.world, self.world.checker
         world.until_whole()
+        assert not checker.problem, checker.problem
         held = checker.held()
         checker.check_shape(held)
         checker.check_archive(held)
