@@ -17,7 +17,16 @@ from reclaimd.daemon.archive.scanning import Redis
 from reclaimd.daemon.rebuild.apply import batches, changes, positions_after, wanted
 from reclaimd.daemon.rebuild.detect import verdict
 from reclaimd.daemon.rebuild.marks import new_mark
-from reclaimd.daemon.rebuild.values import FOLDED, Changes, PartitionRow, Positions, Tail, Verdict, sort_of_entry
+from reclaimd.daemon.rebuild.values import (
+    FIRED_AT,
+    FOLDED,
+    Changes,
+    PartitionRow,
+    Positions,
+    Tail,
+    Verdict,
+    sort_of_entry,
+)
 from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams import archive_scripts
 from reclaimd.streams.archive_scripts import Expected, Facts
@@ -105,7 +114,7 @@ class Following:
         if not found.tail.marked:
             return Archived(row, None)
         tail = tailing.tail_of(found.tail)
-        todo = await self._changes(await self._unfolded(row, tail))
+        todo = await self._changes(await self._unfolded(row, tail), row.positions.get(FIRED_AT, ""))
         began = time.perf_counter()
         after = positions_after(tail, row.positions)
         await self._commit(todo, after, found.mark)
@@ -119,6 +128,7 @@ class Following:
         """
         if not row.epoch_id or _WHOLE in row.positions or row.state != "archiving":
             return row
+        told = await tailing.last_event(self.redis, self.partition)
         async for page in tailing.unstreamed(self.redis, self.partition):
             marked = await self._mark(row)
             if marked is None:
@@ -128,7 +138,7 @@ class Following:
         marked = await self._mark(row)
         if marked is None:
             return row
-        row = msgspec.structs.replace(marked, positions={**row.positions, _WHOLE: "1"})
+        row = msgspec.structs.replace(marked, positions={**row.positions, _WHOLE: "1", FIRED_AT: told})
         await self._commit(Changes(), row.positions, row.mark)
         return row
 
@@ -183,14 +193,14 @@ class Following:
         known = await self.store.folded(self.partition, [event.entry_id for event in tail.events], folded)
         return msgspec.structs.replace(tail, events=tuple(e for e in tail.events if e.entry_id not in known))
 
-    async def _changes(self, tail: Tail) -> Changes:
+    async def _changes(self, tail: Tail, rows_at: str) -> Changes:
         with self._stolen.slice():
             read = batches(tail)
             needed = wanted(read)
         bodies = await tailing.read_bodies(self.redis, self.partition, needed)
         fired = await self.store.fired(self.partition, needed.fired) if needed.fired else {}
         with self._stolen.slice():
-            return changes(tail, bodies, fired, read)
+            return changes(tail, bodies, fired, read, rows_at=rows_at)
 
     async def _commit(self, todo: Changes, positions: Positions, mark: str | None) -> None:
         try:

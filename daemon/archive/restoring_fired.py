@@ -117,12 +117,11 @@ async def _names(job: Job) -> set[str]:
 
 
 async def _in_redis(job: Job, names: Sequence[str]) -> dict[str, FiredRow]:
-    """Rows of these schedules as Redis has them."""
-
+    """Rows of these schedules as Redis has them. What waits there for its open task does so without one too."""
     rows = await _values(job, "fired", names)
     queued = await _queued(job, names)
     found = fired_rows(zip((name.encode() for name in names), rows, strict=True))
-    return {
+    there = {
         name: FiredRow(
             schedule=name,
             generation=row.generation,
@@ -133,6 +132,10 @@ async def _in_redis(job: Job, names: Sequence[str]) -> dict[str, FiredRow]:
         )
         for name, row in found.items()
     }
+    for name, row in zip(names, rows, strict=True):
+        if row is None and name in queued:
+            there[name] = FiredRow(schedule=name, queued=queued[name])
+    return there
 
 
 async def _queued(job: Job, names: Sequence[str]) -> dict[str, str]:

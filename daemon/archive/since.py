@@ -11,7 +11,7 @@ import msgspec
 
 from reclaimd.daemon.archive.job import Job
 from reclaimd.daemon.rebuild.occurrences import FiredFold
-from reclaimd.daemon.rebuild.values import DEAD, EVENTS, EndedWhy, FiredRow
+from reclaimd.daemon.rebuild.values import DEAD, EVENTS, QUEUED, EndedWhy, FiredRow
 from reclaimd.streams import events as ev
 from reclaimd.streams.redis_log import AsyncClient
 
@@ -123,7 +123,9 @@ class _Fold:
 
     async def take(self, entries: Iterable[tuple[str, bytes]]) -> None:
         """Fold a page of (entry ID, batch)."""
-        read = [ev.decode_batch("0", e, entry_id) for entry_id, e in entries if b'"Occurrence' in e]
+        read = [
+            ev.decode_batch("0", e, entry_id) for entry_id, e in entries if b'"Occurrence' in e or b'"Restored"' in e
+        ]
         names = {name for batch in read for event in batch.events for name in _schedules(event)} - self._asked
         if names:
             self._asked |= names
@@ -141,6 +143,12 @@ class _Fold:
             case ev.OccurrenceRetired(schedules=retired):
                 for told in retired:
                     self._fold.retire(told)
+            case ev.Restored(tasks=restored):
+                for back in restored:
+                    if back.place == QUEUED:
+                        self._fold.queue(_schedule_of(back.task_id), back.task_id)
+                    elif back.place != DEAD:
+                        self._fold.reopen(_schedule_of(back.task_id), back.task_id)
 
     def _drop(self, task_id: str) -> None:
         self._job.kept.cover(task_id, "")
@@ -159,3 +167,11 @@ def _schedules(event: ev.Event | ev.Unreadable) -> Iterator[str]:
             yield from (row.schedule for row in closed)
         case ev.OccurrenceRetired(schedules=retired):
             yield from (row.schedule for row in retired)
+        case ev.Restored(tasks=restored):
+            yield from (name for row in restored if row.place != DEAD and (name := _schedule_of(row.task_id)))
+
+
+def _schedule_of(task_id: str) -> str:
+    """Of an occurrence's task; of others empty, or the name of none."""
+    name, _, rest = task_id.partition(":")
+    return name if rest else ""

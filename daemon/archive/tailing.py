@@ -75,6 +75,16 @@ async def read_bodies(redis: Redis, partition: Partition, wanted: Wanted) -> Bod
     return Bodies(delayed, queued)
 
 
+async def last_event(redis: Redis, partition: Partition) -> str:
+    """Entry ID of the newest batch; `0-0` when there is none."""
+
+    async def ask(client: AsyncClient) -> Any:
+        return await client.xrevrange(partition.key("events"), count=1)
+
+    found = await redis.use(ask)
+    return found[0][0].decode() if found else archive_scripts.NOWHERE
+
+
 async def unstreamed(redis: Redis, partition: Partition) -> AsyncIterator[Changes]:
     """What no stream tells any more, page by page: delayed and queued tasks, and what was fired of schedules.
 

@@ -91,13 +91,19 @@ def _wanted_fired(event: ev.Event | ev.Unreadable) -> Iterable[str]:
 
 
 def changes(
-    tail: Tail, bodies: Bodies, fired: Mapping[str, FiredRow], read: Iterable[ev.Batch] | None = None
+    tail: Tail,
+    bodies: Bodies,
+    fired: Mapping[str, FiredRow],
+    read: Iterable[ev.Batch] | None = None,
+    *,
+    rows_at: str = "",
 ) -> Changes:
     """Fold a tail. `bodies`, `fired`: what was found for `wanted`; schedules without an archived row are left out.
 
-    `read`: the batches of the tail, if they were read before.
+    `read`: the batches of the tail, if they were read before. `rows_at`: the last event when what is in `fired` was
+    read from Redis.
     """
-    fold = _Fold(tail, bodies, fired)
+    fold = _Fold(tail, bodies, fired, rows_at)
     for batch in batches(tail) if read is None else read:
         fold.take(batch)
     return fold.finish()
@@ -134,13 +140,13 @@ def scanned(
 class _Fold:
     """One tail, half folded."""
 
-    def __init__(self, tail: Tail, bodies: Bodies, fired: Mapping[str, FiredRow]) -> None:
+    def __init__(self, tail: Tail, bodies: Bodies, fired: Mapping[str, FiredRow], rows_at: str) -> None:
         self._tail = tail
         self._bodies = bodies
         self._ledger = Ledger()
         self._gone: dict[tuple[int, str], None] = {}
         self._queued_now = {name: stored_task(envelope) for name, envelope in bodies.queued.items()}
-        self._fired = FiredFold(fired, self._queued_now, self._end)
+        self._fired = FiredFold(fired, self._queued_now, self._end, rows_at)
         self._folds: dict[type, Callable[[Any], None]] = {
             ev.Enqueued: self._enqueued,
             ev.Settled: self._settled,
@@ -158,6 +164,7 @@ class _Fold:
 
     def take(self, batch: ev.Batch) -> None:
         """One batch. What only says that a task has another entry now, its entry says itself."""
+        self._fired.at(batch.entry_id)
         self._fired.take(batch.events)
         for event in batch.events:
             fold = self._folds.get(type(event))

@@ -1,6 +1,7 @@
 """Rows of `:fired`, told again from events: the same rules as in the scripts `fire`, `retire` and their `close`. Pure.
 
-An event that a row has in it already changes nothing, so that events may be folded over a row that was read later.
+An event that a row has in it already changes nothing, so that events may be folded over a row that was read later; but
+for what a rebuild has opened again: after it those are passed over that are known to be in the rows.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from reclaimd.daemon.rebuild.values import FiredRow
+from reclaimd.daemon.rebuild.values import FiredRow, sort_of_entry
 from reclaimd.streams import events as ev
 from reclaimd.streams.ids import EntryID
 
@@ -20,19 +21,31 @@ REMOVED = "removed"
 
 
 class FiredFold:
-    """The rows that events have touched. `dropped`: told of each task that was queued and will not run."""
+    """The rows that events have touched. `dropped`: told of each task that was queued and will not run. `rows_at`: the
+    archived rows have in them what is told up to this event; empty when nobody knows.
+    """
 
     def __init__(
-        self, archived: Mapping[str, FiredRow], queued_now: Mapping[str, str], dropped: Callable[[str], None]
+        self,
+        archived: Mapping[str, FiredRow],
+        queued_now: Mapping[str, str],
+        dropped: Callable[[str], None],
+        rows_at: str = "",
     ) -> None:
         self._archived = archived
         self._queued_now = queued_now
         self._dropped = dropped
-        self._rows: dict[str, FiredRow] = {}
+        self._read_at = sort_of_entry(rows_at) if rows_at else ""
+        self._after: dict[str, FiredRow] = {}
+        self._rows = self._after
 
     def rows(self) -> tuple[FiredRow, ...]:
         """Those that are not as they were."""
-        return tuple(row for name, row in self._rows.items() if row != self._archived.get(name))
+        return tuple(row for name, row in self._after.items() if row != self._archived.get(name))
+
+    def at(self, entry_id: str) -> None:
+        """What follows is told by this event: of one that the rows have in them, only what was dropped counts."""
+        self._rows = self._after if sort_of_entry(entry_id) > self._read_at else {}
 
     def take(self, events: Iterable[ev.Event | ev.Unreadable]) -> None:
         """Fold the events of one script, which tells each kind by itself, so that instants put them in order."""
@@ -61,6 +74,12 @@ class FiredFold:
         row = self._row(schedule)
         if row.open == task_id:
             self._rows[schedule] = msgspec.structs.replace(row, open="")
+
+    def reopen(self, schedule: str, task_id: str) -> None:
+        """A rebuild brought it back: it is open again if it was as far as the archive knows, but for a later one."""
+        archived, row = self._archived.get(schedule), self._row(schedule)
+        if archived is not None and archived.open == task_id and _occurrence(row.open) < _occurrence(task_id):
+            self._rows[schedule] = msgspec.structs.replace(row, open=task_id)
 
     def retire(self, told: ev.OccurrenceRetiredRow) -> None:
         """It fires from this generation on only, and what was queued is dropped."""

@@ -24,6 +24,10 @@ RANKS: Final[Mapping[str, int]] = {place: rank for rank, place in enumerate(PLAC
 EVENTS: Final = "events"
 FOLDED: Final = "folded"
 """In `Positions`, after a rebuild: the last event that was read before it."""
+FIRED_AT: Final = "fired"
+"""In `Positions`: the last event when the rows of `:fired` were read from Redis. What was told up to then they have in
+them, also where a rebuild has opened again what had ended in older data.
+"""
 READ_STREAMS: Final = (EVENTS, *STREAMS, DEAD)
 """The streams that the archive reads, as they are called in `Positions`."""
 

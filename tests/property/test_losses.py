@@ -152,6 +152,9 @@ class Losses(RuleBasedStateMachine):
     def check_no_letter(self, name: str) -> None:
         assert name not in self.world.checker.held().dead
 
+    def check_waiting(self, schedule: str) -> None:
+        assert schedule in self.world.checker.held().queued
+
     def teardown(self) -> None:
         try:
             if not self.failed:

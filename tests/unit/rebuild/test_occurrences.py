@@ -79,6 +79,32 @@ def test_what_is_queued_now_was_queued_even_if_the_row_was_read_later() -> None:
     assert Told(later, [waits(7)], queued_now="s:1-0:7").row == WAITED_FOR
 
 
+def test_what_was_told_before_the_row_was_read_is_in_it_also_where_a_rebuild_has_opened_it_again() -> None:
+    dropped: list[str] = []
+    fold = FiredFold({"s": WAITED_FOR}, {}, dropped.append, "10-5")
+    for entry_id in ("9-9", "10-5"):
+        fold.at(entry_id)
+        fold.take([made(7, queued=True), skipped(8, 9, reason="removed")])
+        fold.close("s", "s:1-0:7")
+        fold.close("s", "s:1-0:5")
+    assert (fold.rows(), dropped) == ((), ["s:1-0:9"] * 2)
+    fold.at("10-6")
+    fold.close("s", "s:1-0:5")
+    assert fold.rows() == (row(last=7, count=4, queued="s:1-0:7"),)
+
+
+def test_what_a_rebuild_brings_back_is_open_again_if_the_archive_knows_it_so_and_no_later_one_is() -> None:
+    for task, is_open in (("s:1-0:5", True), ("s:1-0:4", False), ("s:1-0:6", False)):
+        told = Told(OPEN)
+        told.fold.close("s", "s:1-0:5")
+        told.fold.reopen("s", task)
+        assert told.row == (None if is_open else row(last=5, count=3))
+    told = Told(OPEN, [made(7)])
+    told.fold.reopen("s", "s:1-0:5")
+    assert told.row == row(last=7, count=4, open="s:1-0:7")
+    told.fold.reopen("another", "s:1-0:5")
+
+
 def test_kinds_of_one_call_come_in_any_order() -> None:
     batch: tuple[ev.Event, ...] = (made(7), skipped(7, 9), waits(11), made(2, "10-0"))
     for order in permutations(batch):
