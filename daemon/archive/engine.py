@@ -26,7 +26,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from reclaimd.daemon.archive import files
 from reclaimd.daemon.archive.errors import ArchiveFailed, ArchiveMissing, Trouble
 from reclaimd.daemon.archive.failures import failure
-from reclaimd.daemon.archive.sessions import set_up_sessions
+from reclaimd.daemon.archive.sessions import BACKEND, arguments, set_up_sessions
+from reclaimd.daemon.archive.unblocking import unblocked
 from reclaimd.daemon.databases import told
 
 CONNECT_SECONDS: Final = 5.0
@@ -194,14 +195,17 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that may write; it is committed when the block ends without an error. See `to_the_end`."""
+    async def writing(self, queue: str = "") -> AsyncIterator[AsyncConnection]:
+        """A transaction that may write; it is committed when the block ends without an error. See `to_the_end`.
+
+        `queue`: whose rows, for the log.
+        """
         assert self.access is Access.WRITE, "opened for reading"
         await self.open()
-        async with self._write() as connection:
+        async with self._write(queue) as connection:
             yield connection
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], queue: str = "") -> T:
         """Do `work` in a transaction that may write; it is committed when that returns. See `to_the_end`.
 
         For what is done often. SQLite gets it whole, in one thread: with `writing` each statement goes to the driver's
@@ -210,7 +214,7 @@ class Database:
         assert self.access is Access.WRITE, "opened for reading"
         await self.open()
         if self._turn is None or self._direct is None:
-            async with self._write() as connection:
+            async with self._write(queue) as connection:
                 return await connection.run_sync(work)
         with self.translated():
             async with self._turn:
@@ -237,10 +241,10 @@ class Database:
             raise ArchiveFailed(Trouble.LOCKED, self.where, "it was written to while it was read")
 
     @asynccontextmanager
-    async def _write(self) -> AsyncIterator[AsyncConnection]:
+    async def _write(self, queue: str = "") -> AsyncIterator[AsyncConnection]:
         with self.translated():
             if self._turn is None:
-                async with self._engine.begin() as connection:
+                async with self._engine.begin() as connection, unblocked(self, connection.info[BACKEND], queue):
                     yield connection
                 return
             async with self._turn:
@@ -316,11 +320,7 @@ class Database:
         try:
             engine = create_async_engine(
                 self.url,
-                connect_args={
-                    "timeout": CONNECT_SECONDS,
-                    "command_timeout": STATEMENT_SECONDS,
-                    "server_settings": {"application_name": "reclaimd"},
-                },
+                connect_args=arguments(CONNECT_SECONDS, STATEMENT_SECONDS),
                 pool_size=3,
                 max_overflow=5,
                 pool_timeout=CONNECT_SECONDS,

@@ -44,7 +44,7 @@ async def begin(
     }
     begun = {"rebuild_id": rebuild_id, "new_epoch_id": new_epoch_id, "verdict": verdict, "state": state}
     key = {"namespace": partition.namespace, "queue": partition.queue, "number": partition.number}
-    async with database.writing() as connection:
+    async with database.writing(partition.queue) as connection:
         await connection.execute(insert_new(schema.partitions, database.dialect), key)
         # Of two who begin at once the first one's is done, by both.
         free = _partitions.state.not_in(_BEGUN) | (_partitions.rebuild_id == rebuild_id)
@@ -61,7 +61,7 @@ async def end(
     ended_ms = report.ended_ms or int(time.time() * 1000)
     anew = {"epoch_id": epoch_id, "mark": mark, "state": "archiving", "new_epoch_id": ""}
     kept = {"ended_ms": ended_ms, "report": msgspec.json.encode(msgspec.structs.replace(report, ended_ms=ended_ms))}
-    async with database.writing() as connection:
+    async with database.writing(partition.queue) as connection:
         # Who is late must not take back what was archived since another one ended it.
         running = is_partition(partition) & (_partitions.rebuild_id == rebuild_id) & _partitions.state.in_(_BEGUN)
         was = await connection.scalar(select(_partitions.positions).where(running))
@@ -75,7 +75,7 @@ async def end(
 @to_the_end
 async def cancel(database: Database, partition: Partition, rebuild_id: str, me: str) -> bool:
     """See `Store.cancel_rebuild`."""
-    async with database.writing() as connection:
+    async with database.writing(partition.queue) as connection:
         ours = (_partitions.owner == me) & (_partitions.rebuild_id == rebuild_id) & _partitions.state.in_(_BEGUN)
         following = update(schema.partitions).where(is_partition(partition), ours)
         done = await connection.execute(following.values(state="archiving", new_epoch_id=""))

@@ -3,13 +3,23 @@
 from typing import Any, Final
 
 from sqlalchemy import Engine, event
+from sqlalchemy.pool import ConnectionPoolEntry
 
+PROGRAM: Final = "reclaimd"
+"""What `pg_stat_activity` calls them."""
 IDLE_MS: Final = 4_000
 """So long a transaction may wait for its client. A daemon that froze, or whose host is gone, keeps the rows that it has
-locked no longer; whoever takes over from it waits six seconds anyway."""
+locked no longer; whoever takes over from it waits six seconds anyway. The server does not see all: see `unblocking`."""
+BACKEND: Final = "backend"
+"""In the `info` of a connection: the process ID of its session, whatever pooler is between."""
 
 _IF_KNOWN: Final = "FROM pg_settings WHERE name = 'plan_cache_mode'"
 """PostgreSQL 11 has no such setting."""
+
+
+def arguments(connect: float, statement: float) -> dict[str, Any]:
+    """For the driver. Both: seconds after which it gives up."""
+    return {"timeout": connect, "command_timeout": statement, "server_settings": {"application_name": PROGRAM}}
 
 
 def set_up_sessions(engine: Engine, *, writes: bool) -> None:
@@ -17,10 +27,19 @@ def set_up_sessions(engine: Engine, *, writes: bool) -> None:
     event.listen(engine, "connect", _plan_anew)
     if writes:
         event.listen(engine, "connect", _let_go_when_idle)
+        event.listen(engine, "connect", _note_backend)
 
 
 def _let_go_when_idle(connection: Any, _record: object) -> None:
     _set(connection, f"SET idle_in_transaction_session_timeout = {IDLE_MS}")
+
+
+def _note_backend(connection: Any, record: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute("SELECT pg_backend_pid()")
+    [record.info[BACKEND]] = cursor.fetchone()
+    cursor.close()
+    connection.commit()
 
 
 def _plan_anew(connection: Any, _record: object) -> None:

@@ -108,7 +108,7 @@ class Store:
     @to_the_end
     async def claim(self, partition: Partition, me: str, seen: Ownership | None) -> bool:
         """Become the owner, if it is still as `seen` (None: the row does not exist). False: it has changed."""
-        async with self._database.writing() as connection:
+        async with self._database.writing(partition.queue) as connection:
             if seen is None:
                 row = {"namespace": partition.namespace, "queue": partition.queue, "number": partition.number}
                 new = insert_new(schema.partitions, self._database.dialect).values(**row, owner=me, beat=1)
@@ -122,7 +122,7 @@ class Store:
     async def beat(self, partition: Partition, me: str) -> bool:
         """Say that the owner is alive. False: it is somebody else."""
         alive = update(schema.partitions).where(is_partition(partition), _partitions.owner == me)
-        async with self._database.writing() as connection:
+        async with self._database.writing(partition.queue) as connection:
             done = await connection.execute(alive.values(beat=_partitions.beat + 1))
             return done.rowcount == 1
 
@@ -138,7 +138,7 @@ class Store:
                 raise OwnerLost(str(partition))
             writing.write(connection, row_id, changes, positions, mark)
 
-        await self._database.write(work)
+        await self._database.write(work, partition.queue)
 
     async def reset(self, partition: Partition, me: str, epoch_id: str, mark: str) -> None:
         """Forget tasks and fired rows, and begin anew at `0-0`: Redis tells everything again. Raises OwnerLost.
@@ -151,7 +151,7 @@ class Store:
 
     @to_the_end
     async def _begin_anew(self, partition: Partition, me: str, epoch_id: str, mark: str) -> None:
-        async with self._database.writing() as connection:
+        async with self._database.writing(partition.queue) as connection:
             row_id = await connection.run_sync(writing.lock, partition, me)
             if row_id is None:
                 raise OwnerLost(str(partition))
@@ -163,7 +163,7 @@ class Store:
     @to_the_end
     async def _forget(self, partition: Partition, me: str) -> bool:
         """Delete some tasks; False when there were none."""
-        async with self._database.writing() as connection:
+        async with self._database.writing(partition.queue) as connection:
             row_id = await connection.run_sync(writing.lock, partition, me)
             if row_id is None:
                 raise OwnerLost(str(partition))
