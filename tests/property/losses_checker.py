@@ -77,6 +77,7 @@ class Checker:
         self._undetected = False
         self._archived_events: set[tuple[str, bytes]] = set()
         self._unremembered: set[str] = set()
+        self._judged: set[tuple[str, int]] = set()
 
     def close(self) -> None:
         """Nothing of its own is open."""
@@ -121,16 +122,21 @@ class Checker:
         twice = [
             other
             for other, losses in elsewhere
-            if other.task_id == task and losses == self.losses and token_of(other) >= outdated
+            if other.task_id == task
+            and losses == self.losses
+            and token_of(other) >= outdated
+            # It had begun the same before the loss, and its verdict on that counted: this one's will not.
+            and (task, token_of(other)) not in self._judged
         ]
         assert not twice, f"{task} runs twice"
         known = self.tasks.get(task)
         assert known is not None, f"{task} is delivered, and nobody enqueued it"
         assert now >= known.not_before, f"{task} starts {known.not_before - now} ms early"
 
-    def settled(self, task: str, outcome: str, now: int, delay_ms: int) -> None:
+    def settled(self, one: Delivered, outcome: str, now: int, delay_ms: int) -> None:
         """A verdict that counted."""
-        known = self.tasks[task]
+        known = self.tasks[one.task_id]
+        self._judged.add((one.task_id, token_of(one)))
         if outcome == "succeeded":
             known.settled, known.revived = True, False
         if outcome in {"retry", "parked"}:
@@ -234,6 +240,7 @@ class Checker:
         self.log = [row for row in self._put if row[:2] in there]
         # Until somebody has looked, what is there may run.
         self._ended, self._buried, self._newer = set(), {}, {}
+        self._judged = set()
         self._must_pause = self._wants_pause and known.paused
         self._barred_fires |= known.fired
         self._undetected = kind == "copy" or (self._undetected and kind == "key")

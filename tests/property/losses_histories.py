@@ -303,4 +303,17 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("delete", {"name": "fired"}),
         ],
     ),
+    "a worker begins again of older data what it has begun, and its first verdict on that counts": (
+        False,
+        [
+            ("copy", {}),
+            ("work", {"name": "a", "outcomes": [], "want": 4}),
+            ("until_whole", {}),
+            ("lose", {"kind": "copy", "pick": 0}),
+            ("work", {"name": "a", "outcomes": [], "want": 3}),
+            ("work", {"name": "a", "outcomes": ["failed", "failed", "failed", "failed"], "want": 0}),
+            ("until_whole", {}),
+            ("work", {"name": "b", "outcomes": [], "want": 4}),
+        ],
+    ),
 }

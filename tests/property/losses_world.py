@@ -150,7 +150,7 @@ class World:
                 return
             worker.running.remove(running)
             if not turned.stale:
-                self.checker.settled(running[0].task_id, outcome, self.now, RETRY_MS)
+                self.checker.settled(running[0], outcome, self.now, RETRY_MS)
         turned = self._turn(name, worker, want)
         if turned.status not in {"ok", "state"}:
             self.workers.pop(name, None)
