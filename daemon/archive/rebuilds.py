@@ -1,16 +1,17 @@
 """Rebuilds as the archive remembers them."""
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from sqlalchemy import delete, select, update
+from sqlalchemy import Connection, delete, select, update
 
-from reclaimd.daemon.archive import schema
+from reclaimd.daemon.archive import schema, writing
 from reclaimd.daemon.archive.engine import Database, to_the_end
 from reclaimd.daemon.archive.records import is_partition, text_of
 from reclaimd.daemon.archive.statements import insert_new
-from reclaimd.daemon.rebuild.values import PartitionState, Report, rebuilt
+from reclaimd.daemon.rebuild.values import Carried, PartitionState, Report, rebuilt
 from reclaimd.streams.keys import Partition
 
 _rebuilds = schema.rebuilds.c
@@ -51,6 +52,18 @@ async def begin(
         done = await connection.execute(update(schema.partitions).where(is_partition(partition), free).values(begun))
         if done.rowcount == 1:
             await connection.execute(insert_new(schema.rebuilds, database.dialect), row)
+
+
+async def name_letters(database: Database, partition: Partition, rebuild_id: str, named: Sequence[Carried]) -> None:
+    """See `Store.name_letters`."""
+    running = is_partition(partition) & (_partitions.rebuild_id == rebuild_id) & _partitions.state.in_(_BEGUN)
+
+    def work(connection: Connection) -> None:
+        row_id: int | None = connection.scalar(select(_partitions.id).where(running).with_for_update())
+        if row_id is not None:
+            writing.carry(connection, row_id, named)
+
+    await database.write(work, partition.queue)
 
 
 @to_the_end

@@ -11,6 +11,7 @@ from reclaimd.daemon.rebuild.plan import RESENT_MS, decide
 from reclaimd.daemon.rebuild.values import (
     DEAD,
     DELAYED,
+    Carried,
     Decision,
     DropWhy,
     Ended,
@@ -107,6 +108,7 @@ async def _judge(job: Job, ended: Mapping[str, Ended], *, dry_run: bool) -> None
             job.keep(one, ("",) if what.drop else what.covers)
         job.tally.dropped.update(row.why for row in rows)
         if not dry_run:
+            await _name_letters(job, kept)
             await _free(job, _left_behind(rows, archived))
             await _drop(job, rows)
             barred += await _take_keys(job, [(one.unique, one.task_id) for one, _ in kept if _wants_key(one)])
@@ -120,6 +122,20 @@ async def _judge(job: Job, ended: Mapping[str, Ended], *, dry_run: bool) -> None
         scan = Scan(job.redis, job.partition)
         async for _ in scan.delayed():
             pass
+
+
+async def _name_letters(job: Job, kept: Iterable[tuple[Present, Decision]]) -> None:
+    """Or one that is purged before the archive has read of it would be there for ever, by the name that it had."""
+    named = [
+        Carried(one.task_id, letter, DEAD, one.entry_id)
+        for one, what in kept
+        for letter in what.covers
+        if one.place == DEAD and letter != one.entry_id
+    ]
+    if named:
+        await job.store.name_letters(job.partition, job.row.rebuild_id, named)
+        for row in named:
+            job.kept.cover(row.task_id, row.entry_id)
 
 
 async def _note_released(job: Job) -> None:

@@ -22,6 +22,7 @@ from reclaimd.daemon.archive.statements import CHUNK, IDS, chunks, ids, insert_n
 from reclaimd.daemon.databases import read_url
 from reclaimd.daemon.rebuild.values import (
     PLACES,
+    Carried,
     Changes,
     Cursor,
     FiredRow,
@@ -246,6 +247,12 @@ class Store:
     ) -> None:
         """Write down that a rebuild begins, before Redis learns of it. Again with the same ID: its state changes."""
         await rebuilds.begin(self._database, partition, rebuild_id, new_epoch_id, verdict, state)
+
+    async def name_letters(self, partition: Partition, rebuild_id: str, named: Sequence[Carried]) -> None:
+        """Name dead letters as Redis does, while this rebuild runs: in older data the same one has another entry ID,
+        and what becomes of it is told by that.
+        """
+        await rebuilds.name_letters(self._database, partition, rebuild_id, named)
 
     async def end_rebuild(
         self, partition: Partition, rebuild_id: str, epoch_id: str, mark: str, report: Report

@@ -123,7 +123,7 @@ def write(connection: Connection, row_id: int, changes: Changes, positions: Posi
 
 
 def _write_tasks(connection: Connection, row_id: int, changes: Changes) -> None:
-    _carry(connection, row_id, changes.carried)
+    carry(connection, row_id, changes.carried)
     entries = [{"of": row_id, "rank_is": rank, "sort_is": sort} for rank, sort in changes.gone]
     _each(connection, _delete_entry, entries)
     delete_open(connection, row_id, [task_id for task_id, letter in changes.deletes if not letter])
@@ -162,7 +162,7 @@ def _write_events(connection: Connection, row_id: int, events: Sequence[EventEnt
     return sum(len(event.e) for event in rows.values())
 
 
-def _carry(connection: Connection, row_id: int, carried: Sequence[Carried]) -> None:
+def carry(connection: Connection, row_id: int, carried: Sequence[Carried]) -> None:
     """Tasks become letters, or letters tasks, with the envelopes that they have; what is there already stays."""
     if not carried:
         return
@@ -180,6 +180,7 @@ def _carry(connection: Connection, row_id: int, carried: Sequence[Carried]) -> N
             superfluous.append(key)
         else:
             moved.append({**key, **_moved(one)})
+            there.add((one.task_id, one.to))
     _each(connection, _delete_this, superfluous)
     _each(connection, _carry_this, moved)
 

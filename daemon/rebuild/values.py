@@ -185,7 +185,7 @@ class Carried(msgspec.Struct, frozen=True, gc=False):
     (`task_id`, `to`) from then on.
 
     When that one exists already it stays and the first only goes; when the first is absent, nothing. No row is source
-    or result of two of them.
+    of two of them, or source of one and result of another.
     """
 
     task_id: str

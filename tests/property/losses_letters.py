@@ -177,4 +177,32 @@ LETTERS: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("send", {"name": "t3"}),
         ],
     ),
+    "one of two letters that older data have by other names is purged right after the rebuild": (
+        False,
+        [
+            ("work", {"name": "a", "outcomes": ["failed"], "want": 0}),
+            ("copy", {}),
+            ("until_whole", {}),
+            ("lose", {"kind": "all", "pick": 0}),
+            ("until_whole", {}),
+            ("lose", {"kind": "copy", "pick": 0}),
+            ("go_until", {"who": 0, "where": "before end_rebuild"}),
+            ("go_until", {"who": 0, "where": "after end_rebuild"}),
+            ("letter", {"what": "purge", "pick": 0}),
+        ],
+    ),
+    "one of two letters that older data have by other names is redriven right after the rebuild": (
+        False,
+        [
+            ("work", {"name": "a", "outcomes": ["failed"], "want": 0}),
+            ("copy", {}),
+            ("until_whole", {}),
+            ("lose", {"kind": "all", "pick": 0}),
+            ("until_whole", {}),
+            ("lose", {"kind": "copy", "pick": 0}),
+            ("go_until", {"who": 0, "where": "before end_rebuild"}),
+            ("go_until", {"who": 0, "where": "after end_rebuild"}),
+            ("letter", {"what": "redrive", "pick": 0}),
+        ],
+    ),
 }
