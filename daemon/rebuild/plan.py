@@ -78,9 +78,11 @@ def _decide_letter(present: Present, archived: Sequence[TaskRow], ended: Ended |
         return Decision(covers=same)
     if ended is not None and _had_ended(present, ended):
         return Decision(drop=ended.why)
-    if any(not row.letter and row.token > present.token for row in archived):
+    own = next((row for row in archived if not row.letter), None)
+    if own is not None and own.token > present.token:
         return Decision(drop="superseded", restore=True)
-    return _KEEP
+    # It died of what the archive has open, and the archive has not read that yet.
+    return Decision(covers=("",)) if own is not None and birth_ms(own) == present.began_ms else _KEEP
 
 
 def _had_ended(letter: Present, ended: Ended) -> bool:

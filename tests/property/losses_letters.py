@@ -205,4 +205,13 @@ LETTERS: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("letter", {"what": "redrive", "pick": 0}),
         ],
     ),
+    "a task dies, and before the archive has read of that a key is lost": (
+        False,
+        [
+            ("work", {"name": "a", "outcomes": ["failed"], "want": 0}),
+            ("delete", {"name": "leases"}),
+            ("until_whole", {}),
+            ("check_not_open", {"name": "t3"}),
+        ],
+    ),
 }

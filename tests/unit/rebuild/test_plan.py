@@ -141,6 +141,16 @@ def test_a_letter_that_was_purged_or_redriven_goes() -> None:
     assert decide(there, (opened(),), None) == Decision()
 
 
+def test_what_died_before_the_archive_read_of_it_is_dead() -> None:
+    died = Present(task_id="t", place=DEAD, entry_id="5000000-0", birth_ms=5_000_000, began_ms=BORN, token=2)
+    assert decide(died, (opened(),), None) == Decision(covers=("",))
+    assert decide(died, (opened(attempts=1),), None) == Decision(covers=("",))
+    # Redriven since.
+    assert decide(died, (opened(token=3),), None) == Decision(drop="superseded", restore=True)
+    # A new task under the old ID.
+    assert decide(died, (opened(f"{BORN + 1}-0"),), None) == Decision()
+
+
 def restored(row: TaskRow, **options: Any) -> Restorable:
     found = restorable(row, verdict="empty", now_ms=NOW, seen_since_ms=BORN, **options)
     assert isinstance(found, Restorable)
