@@ -209,7 +209,7 @@ LETTERS: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
         False,
         [
             ("work", {"name": "a", "outcomes": ["failed"], "want": 0}),
-            ("delete", {"name": "leases"}),
+            ("delete", {"name": "lane:high"}),
             ("until_whole", {}),
             ("check_not_open", {"name": "t3"}),
         ],
