@@ -21,7 +21,7 @@ from reclaimd.daemon.archive.schedule_records import ScheduleEntry, ScheduleReco
 from reclaimd.daemon.archive.store import Store
 from reclaimd.daemon.rebuild.marks import mark_after, new_mark
 from reclaimd.daemon.rebuild.schedules import FROM_START, Judged, after, last_known, schedules_verdict
-from reclaimd.daemon.rebuild.values import FiredRow, PartitionRow, Report, Verdict
+from reclaimd.daemon.rebuild.values import FiredRow, PartitionRow, Report, Unrestorable, Verdict
 from reclaimd.streams.errors import ReclaimdError
 from reclaimd.streams.ids import EntryID
 from reclaimd.streams.keys import Partition, schedule_events_key
@@ -35,6 +35,7 @@ from reclaimd.streams.schedules.archive_scripts import (
     schedules_freeze,
     schedules_tail,
 )
+from reclaimd.streams.schedules.events import decode
 from reclaimd.streams.schedules.fold import START, Schedules, apply, revive
 from reclaimd.streams.schedules.log import PAGE, ScheduleLog, Unfinished
 
@@ -274,6 +275,8 @@ async def _report(
             if known is None or EntryID.parse(known.generation) <= EntryID.parse(one.generation):
                 fired[name] = one
     judged = await judge(state, fired, await server_ms(redis))
+    lost = await _lost_changes(redis, namespace, state, fired)
+    problems = (*judged.problems, *lost)
     return Report(
         rebuild_id=row.rebuild_id,
         verdict=row.verdict,
@@ -283,9 +286,23 @@ async def _report(
         ended_ms=await server_ms(redis),
         schedules=len(state.rows),
         overdue=judged.overdue,
-        unrestorable=judged.problems[:LISTED],
-        unrestorable_count=len(judged.problems),
+        unrestorable=problems[:LISTED],
+        unrestorable_count=len(problems),
     )
+
+
+async def _lost_changes(
+    redis: Redis, namespace: str, state: Schedules, fired: dict[str, FiredRow]
+) -> tuple[Unrestorable, ...]:
+    """Schedules of which a change was fired, and archived so, that neither the archive nor Redis has an event of."""
+    ahead = [name for name, row in fired.items() if state.has_lost(name, row.generation)]
+    if not ahead:
+        return ()
+    changed = set[str]()
+    async for page in _log_pages(redis, namespace):
+        changed |= {decode(one.e).name for one in page if EntryID.parse(one.entry_id) > state.position}
+    why = "a change of it is lost, though it was fired: it goes on as it was before"
+    return tuple(Unrestorable(f"schedule {name}", why) for name in sorted(ahead) if name not in changed)
 
 
 def _timed(report: Report, seconds: float, *, dry_run: bool = False) -> Report:

@@ -45,6 +45,7 @@ class Scheduler:
             on_roster=self._open_queue,
             on_unplannable=_tell_unplannable,
             on_loss=self._lost,
+            on_lifted=_tell_lifted,
         )
         self.follower = Follower(
             settings.namespace,
@@ -176,3 +177,12 @@ class Scheduler:
 
 def _tell_unplannable(name: str, reason: str) -> None:
     log.error("schedule cannot be planned", schedule=name, reason=reason)
+
+
+def _tell_lifted(name: str, generation: str) -> None:
+    log.warning(
+        "a change of this schedule is lost, though it was fired already: it goes on as it was before that; put it again"
+        " if that is not what it is to be",
+        schedule=name,
+        lost=generation,
+    )

@@ -21,6 +21,10 @@ WAIT_MS: Final = 1_000
 """The shortest time between two looks at a backlog whose task before is still open."""
 BROKEN_MS: Final = 60_000
 """When to look again at a schedule that could not be planned, or whose row nobody can read."""
+PATIENCE_MS: Final = 10_000
+"""How long a change that was fired already may be missing from the log before it is taken for lost: an archive that
+has it finds the log damaged by then, and brings it back.
+"""
 SLICE: Final = 1_000
 """Schedules that are looked at without a pause for others: some milliseconds."""
 
@@ -38,7 +42,9 @@ class Due(NamedTuple):
 
 
 class States(NamedTuple):
-    """How many schedules are in which state. `problems`: definitions that cannot be used, events nobody can read."""
+    """How many schedules are in which state. `problems`: definitions that cannot be used, events nobody can read,
+    changes that are lost.
+    """
 
     enabled: int = 0
     paused: int = 0
@@ -51,7 +57,8 @@ class Book:
 
     `seen_at`: server wall ms at which the fold was known to be complete. `on_roster` is told of each new queue,
     `on_unplannable` of each schedule that cannot be planned, and why, `on_loss` of a queue in which Redis has forgotten
-    what it knew. `grace_ms`: what is later than that was missed.
+    what it knew, `on_lifted` of each schedule that goes on in a generation of which no event is left, and of that.
+    `grace_ms`: what is later than that was missed.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class Book:
         on_roster: Callable[[Roster], None] = lambda _: None,
         on_unplannable: Callable[[str, str], None] = lambda _, __: None,
         on_loss: Callable[[str], None] = lambda _: None,
+        on_lifted: Callable[[str, str], None] = lambda _, __: None,
     ) -> None:
         self.loaded = Loaded(Schedules())
         self.ready = False
@@ -71,10 +79,13 @@ class Book:
         self._on_roster = on_roster
         self._on_unplannable = on_unplannable
         self._on_loss = on_loss
+        self._on_lifted = on_lifted
         self._home: dict[str, Roster] = {}
         self._leaving: dict[str, set[str]] = {}
         self._paused: set[str] = set()
         self._suspended: set[str] = set()
+        self._ahead: dict[str, tuple[str, int]] = {}
+        self._lifted: dict[str, str] = {}
 
     @property
     def state(self) -> Schedules:
@@ -84,7 +95,7 @@ class Book:
     @property
     def states(self) -> States:
         """Numbers for metrics and health."""
-        problems = len(self.state.problems) + len(self.state.unreadable) + len(self.unplannable)
+        problems = len(self.state.problems) + len(self.state.unreadable) + len(self.unplannable) + len(self._lifted)
         paused, suspended = len(self._paused), len(self._suspended)
         return States(len(self.state.rows) - paused - suspended, paused, suspended, problems)
 
@@ -92,8 +103,11 @@ class Book:
         """Take a newly loaded fold, in slices: iterate until the end. Not ready until `plan_all` was called too."""
         self.ready = False
         self.loaded = loaded
-        for known in (self._home, self._leaving, self._paused, self._suspended, self.unplannable):
+        for known in (self._home, self._leaving, self._paused, self._suspended):
             known.clear()
+        self.unplannable.clear()
+        self._ahead.clear()
+        self._lifted.clear()
         for roster in self.rosters.values():
             roster.timers.clear()
             for part in (roster.fired, roster.retiring, roster.waiting, roster.drips):
@@ -132,14 +146,43 @@ class Book:
             self._suspended.discard(name)
             self.unplannable.pop(name, None)
             row, home = self.state.rows.get(name), self._home.pop(name, None)
+            if name in self._lifted and (row is None or not _is_newer(self._lifted[name], row.generation)):
+                del self._lifted[name]
             new = None if row is None else self._settle_in(name, row)
             if home is not None and home is not new:
                 home.forget(name)
             if new is not None:
                 new.waiting.discard(name)
+                fired = new.fired.get(name)
+                if fired is not None:
+                    self._note_ahead(name, fired.generation, now_ms)
                 self._replan(new, name, now_ms)
 
-    def take_rows(self, queue: str, page: Mapping[bytes, bytes]) -> list[tuple[str, str]]:
+    def ahead(self, now_ms: int) -> dict[str, str]:
+        """Schedules of which, since long before now, a newer generation was fired than the fold knows, and that.
+
+        All those that were fired were in the log before: whoever has read that to its end after asking this, knows
+        that the events of these are lost.
+        """
+        if not self._ahead:
+            return {}
+        return {name: newer for name, (newer, at_ms) in self._ahead.items() if at_ms <= now_ms - PATIENCE_MS}
+
+    def lift(self, lost: Mapping[str, str], now_ms: int) -> None:
+        """Go on with what is left of these schedules, in the generation that was fired of each, so that it fires again
+        and nothing twice. A change that comes after all has that generation too, or a newer one.
+        """
+        for name, generation in lost.items():
+            if self._ahead.get(name, ("", 0))[0] == generation:
+                del self._ahead[name]
+            home = self._home.get(name)
+            if home is None or self._lifted.get(name) == generation or not self.state.has_lost(name, generation):
+                continue
+            self._lifted[name] = generation
+            self._on_lifted(name, generation)
+            self._replan(home, name, now_ms)
+
+    def take_rows(self, queue: str, page: Mapping[bytes, bytes], now_ms: int) -> list[tuple[str, str]]:
         """Rows of `:fired` were read. Returns the name and generation of those of schedules that nobody knows and of
         which something may be queued.
         """
@@ -153,7 +196,8 @@ class Book:
             name = key.decode(errors="replace")
             generation, last, count, task = columns.groups()
             if name in here:
-                here[name] = _slim(generation.decode(), int(last), int(count), rows[name].generation)
+                fired = here[name] = _slim(generation.decode(), int(last), int(count), rows[name].generation)
+                self._note_ahead(name, fired.generation, now_ms)
             elif name in self._home:
                 if EntryID.parse(generation) < EntryID.parse(rows[name].generation):
                     self._retire(self.roster(queue), name, rows[name].generation)
@@ -169,7 +213,7 @@ class Book:
             for name in names:
                 schedule, found = self._plan(roster, name, now_ms)
                 if schedule is not None and found.steps:
-                    due.append(Due(name, self.state.rows[name].generation, schedule, found.steps))
+                    due.append(Due(name, self._generation(name, self.state.rows[name]), schedule, found.steps))
                     steps += len(found.steps)
                     roster.in_flight.add(name)
                 elif found.wake_ms is not None:
@@ -186,6 +230,7 @@ class Book:
                 self._on_loss(roster.queue)
             generation, last, count, _ = msgspec.structs.astuple(result.fired)
             roster.fired[due.name] = _slim(generation, last, count, due.generation)
+            self._note_ahead(due.name, generation, now_ms)
         if result.status == "open":
             roster.waiting.add(due.name)
             return now_ms + max(due.schedule.drip_ms, WAIT_MS)
@@ -268,6 +313,17 @@ class Book:
         self._leaving.setdefault(name, set()).add(roster.queue)
         roster.retire(name, generation)
 
+    def _generation(self, name: str, row: Row) -> str:
+        return self._lifted.get(name, row.generation) if self._lifted else row.generation
+
+    def _note_ahead(self, name: str, fired: str, now_ms: int) -> None:
+        """Mostly another daemon is ahead of us, and the event comes soon."""
+        ours = self._generation(name, self.state.rows[name])
+        if fired == ours:
+            return
+        if _is_newer(fired, ours) and self._ahead.get(name, ("", 0))[0] != fired:
+            self._ahead[name] = fired, now_ms
+
     def _replan(self, roster: Roster, name: str, now_ms: int) -> None:
         if name in roster.in_flight:
             return
@@ -282,7 +338,7 @@ class Book:
         row = self.loaded.state.rows[name]
         if not (row.paused or row.unread or name in self._leaving):
             try:
-                wake_ms = wake_of(row.outline(), row.generation, row.since_ms, fired, now_ms)
+                wake_ms = wake_of(row.outline(), self._generation(name, row), row.since_ms, fired, now_ms)
             except _UNPLANNABLE:
                 wake_ms = ASK
             if wake_ms != ASK:
@@ -294,7 +350,7 @@ class Book:
         row = self.state.rows.get(name)
         if row is None or self._home.get(name) is not roster or name in self._leaving:
             return None, NOTHING
-        standing = Standing(row.generation, row.since_ms, not row.paused and not row.suspended)
+        standing = Standing(self._generation(name, row), row.since_ms, not row.paused and not row.suspended)
         moment = Moment(now_ms, now_ms - self._grace_ms, roster.drips.get(name, 0))
         try:
             schedule = row.schedule()
@@ -315,6 +371,10 @@ def _is_older(fired: Fired, known: Fired | None) -> bool:
     if known is None or fired.generation == known.generation:
         return known is not None and fired.last < known.last
     return EntryID.parse(fired.generation) < EntryID.parse(known.generation)
+
+
+def _is_newer(one: str, other: str) -> bool:
+    return EntryID.parse(one) > EntryID.parse(other)
 
 
 def _slim(generation: str, last: int, count: int, ours: str) -> Fired:

@@ -111,6 +111,7 @@ class Follower:
     async def _follow(self) -> int:
         """Take in one page of events. Returns how many there were."""
         seen_at = await self._ask_time()
+        ahead = self._book.ahead(seen_at)
         loaded = self._book.loaded
         if self._restored != loaded.restored:
             log.warning("schedules are read again: they were restored from the archive")
@@ -127,6 +128,8 @@ class Follower:
         self.lag_ms = 0 if complete else max(0, seen_at - loaded.position.ms)
         if complete:
             self._book.seen_at = 0 if self.frozen else seen_at
+            if ahead and not self.frozen:
+                self._book.lift(ahead, int(self._clock.now()))
         return len(applied)
 
     async def _take(self, applied: list[Applied]) -> None:
@@ -183,7 +186,7 @@ class Follower:
         queues = {_text(name) for name in names} | set(self._book.rosters)
         for queue in sorted(queues):
             try:
-                await read_rows(self._links, self._namespace, queue, self._book, self._alive)
+                await read_rows(self._links, self._namespace, queue, self._book, self._clock.now, self._alive)
             except redis.ResponseError as error:
                 # Firing there meets the same key, and reports it until it is cured.
                 log.warning("what was fired cannot be read", queue=queue, error=str(error))

@@ -43,6 +43,8 @@ def _overdue(row: Row, fired: FiredRow | None, now_ms: int) -> int:
     what = row.schedule()
     if row.paused:
         return 0
+    if fired is not None:
+        row = row.at_least(fired.generation)
     born = EntryID.parse(row.generation).ms
     last, count = 0, 0
     if fired is not None and fired.generation == row.generation:

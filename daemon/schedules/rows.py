@@ -14,7 +14,9 @@ from reclaimd.streams.redis_log import AsyncClient
 PAGE: Final = 1_000
 
 
-async def read_rows(links: Links, namespace: str, queue: str, book: Book, alive: Callable[[], None]) -> None:
+async def read_rows(
+    links: Links, namespace: str, queue: str, book: Book, now: Callable[[], float], alive: Callable[[], None]
+) -> None:
     """Give all rows of this queue to the book. Raises redis.ResponseError when the key holds something else.
 
     What is queued of schedules that nobody knows any more is to be dropped: they were removed while no daemon ran.
@@ -23,7 +25,7 @@ async def read_rows(links: Links, namespace: str, queue: str, book: Book, alive:
     cursor = -1
     while cursor != 0:
         cursor, page = await links.use(_page(partition.key("fired"), max(cursor, 0)))
-        orphans = book.take_rows(queue, page)
+        orphans = book.take_rows(queue, page, int(now()))
         if orphans:
             await _retire_queued(links, partition, book, orphans)
         alive()

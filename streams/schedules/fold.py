@@ -58,6 +58,13 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         """Nothing is fired until a program reads what is unread, or the schedule is removed."""
         return bool(self.unread)
 
+    def at_least(self, fired: str) -> Row:
+        """With the generation that was fired of it if that is newer: the change that began it is lost, and what is left
+        goes on in it.
+        """
+        newer = fired != self.generation and EntryID.parse(fired) > EntryID.parse(self.generation or "0-0")
+        return msgspec.structs.replace(self, generation=fired) if newer else self
+
     def schedule(self) -> Schedule:
         """The definition decoded; raises msgspec.ValidationError when there is none."""
         return _schedules.decode(self.definition)
@@ -112,6 +119,17 @@ class Schedules:
     rows: dict[str, Row] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)
     unreadable: list[Unread] = field(default_factory=list)
+
+    def has_lost(self, name: str, fired: str) -> bool:
+        """Whether a schedule was fired in a generation that is newer than its own, and not by an event that is here and
+        that only others can read or use. In a state that is complete the event is lost then.
+        """
+        row, problem = self.rows.get(name), self.problems.get(name)
+        if row is None or row.unread or row.at_least(fired) is row:
+            return False
+        if problem is not None and problem.entry and EntryID.parse(problem.entry) >= EntryID.parse(fired):
+            return False
+        return all(unread.event_id != fired for unread in self.unreadable)
 
     def copy(self) -> Schedules:
         """A state that later events do not change; shares the rows."""

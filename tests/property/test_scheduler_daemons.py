@@ -121,13 +121,17 @@ class Fleet:
                 pass
             for queue in QUEUES:
                 rows: Any = await self._client.hgetall(Partition("t", queue).key("fired"))
-                book.take_rows(queue, rows)
+                book.take_rows(queue, rows, self.now)
             for _ in book.plan_all(self.now):
                 pass
         else:
+            ahead = book.ahead(self.now)
             applied = await self._log.follow(book.loaded)
             assert applied is not None
             book.changed(applied, self.now)
+            book.lift(ahead, self.now)
+            # What another daemon has fired already is in the log too.
+            assert book.states.problems == 0
         book.seen_at = self.now
 
     async def fire(self, book: Book, fate: str) -> None:
