@@ -260,7 +260,9 @@ SCHEDULES = own(
     ("state",),
 )
 SCHEDULE_PROBLEMS = own(
-    "schedule_problems", "gauge", "Definitions of schedules that cannot be used, and events of them nobody can read."
+    "schedule_problems",
+    "gauge",
+    "Definitions of schedules that cannot be used, events of them nobody can read, changes of them that are lost.",
 )
 SCHEDULES_LOST = own(
     "schedules_lost", "gauge", "Schedules that this daemon knew when Redis held none any more; 0 while it holds some."

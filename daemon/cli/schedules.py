@@ -13,11 +13,14 @@ from reclaimd.daemon.cli.running import DONE, PROBLEM, run
 from reclaimd.daemon.cli.words import instant, plural
 from reclaimd.daemon.inspect.reports import SourceProblem
 from reclaimd.daemon.inspect.schedules import (
+    LOST_CHANGE,
+    LOST_FIELD,
     Instant,
     Known,
     coming,
     read_fired,
     read_known,
+    read_lost,
     schedule_of,
     state_of,
 )
@@ -67,7 +70,7 @@ def show_problems(flags: Flags) -> int:
 
     async def work(source: Source, out: Output) -> int:
         known = await read_known(source)
-        troubles = known.troubles()
+        troubles = [*known.troubles(), *await read_lost(source, known)]
         if out.json:
             sources = [msgspec.structs.replace(report, problems=[]) for report in known.reports]
             out.document({"problems": troubles, "sources": sources, "damage": known.damage})
@@ -313,6 +316,9 @@ def _info(known: Known, name: str, fired: Fired | None, count: int) -> dict[str,
         info["explanation"] = explain(schedule.trigger)
     except ValueError as error:
         info["problem"] = {"field": "tz", "reason": str(error)}
+    if fired is not None and known.fold.has_lost(name, fired.generation):
+        info["problem"] = {"field": LOST_FIELD, "reason": LOST_CHANGE}
+        row = row.at_least(fired.generation)
     current = fired if fired is not None and fired.generation == row.generation else None
     firing = state_of(row) == "enabled"
     return info | {

@@ -1,7 +1,7 @@
 """Schedules as they are now: the fold, what has been fired, what comes next, and what is wrong."""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -17,6 +17,10 @@ from reclaimd.streams.schedules.model import Cron, Schedule
 
 State: TypeAlias = Literal["enabled", "paused", "suspended", "unusable"]
 AT_ONCE = 500
+LOST_FIELD: Final = "generation"
+LOST_CHANGE: Final = (
+    "a change of it is lost, though it was fired: it goes on as it was before; change it again if need be"
+)
 
 # A zone that this machine does not know, a definition from a newer program.
 _UNREADABLE = (ValueError, LookupError, ArithmeticError, msgspec.MsgspecError)
@@ -89,6 +93,18 @@ async def read_known(source: Source) -> Known:
     key = schedule_problems_key(source.namespace)
     fields, (seconds, micros) = await source.read(lambda pipe: [pipe.hgetall(key), pipe.time()])
     return Known(loaded.state, decode_reports(fields or {}), loaded.problems, seconds * 1000 + micros // 1000)
+
+
+async def read_lost(source: Source, known: Known) -> list[Trouble]:
+    """Schedules of which a change was fired that is not in the log: it is lost, and what was before it goes on."""
+    rows = known.fold.rows
+    fired = await read_fired(source, [what for row in rows.values() if (what := schedule_of(row)) is not None])
+    ahead = [name for name, one in fired.items() if known.fold.has_lost(name, one.generation)]
+    if ahead:
+        # A change that came between the two readings has its event now.
+        fold = (await read_known(source)).fold
+        ahead = [name for name in ahead if fold.has_lost(name, fired[name].generation)]
+    return [Trouble("schedule", name, LOST_FIELD, LOST_CHANGE) for name in sorted(ahead)]
 
 
 def state_of(row: Row) -> State:

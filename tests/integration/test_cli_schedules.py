@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from reclaimd.daemon.inspect.reports import SourceProblem, SourceReport
-from reclaimd.streams.keys import schedule_events_key, schedule_problems_key
+from reclaimd.streams.keys import Partition, schedule_events_key, schedule_problems_key
 from reclaimd.streams.schedules.events import Event, encode, upserted
 from reclaimd.streams.schedules.model import Cron, Every, Schedule
 from support.cli import Done, Scene, command, environment
@@ -230,6 +230,23 @@ def test_problems_are_listed_with_their_reasons(scene: Scene) -> None:
     assert "problem         cron: its minute '61'" in scene.run("schedules", "show", "bad").out
     suspended = scene.run("schedules", "add", "late", "--task", "t", "--queue", "q", "--every", "5m", "--json")
     assert complaints(suspended, code=1)["name"].startswith("it is suspended")
+
+
+def test_a_change_that_was_fired_and_is_not_in_the_log_is_a_problem(scene: Scene) -> None:
+    append(scene, owned("well"), owned("a"))
+    key = Partition(scene.namespace, "mail").key("fired")
+    generation = f"{listed(scene)['a']['generation'].partition('-')[0]}-999"
+    scene.client.hset(key, mapping={"a": f"{generation}|0|3|", "well": f"{listed(scene)['well']['generation']}|0|1|"})
+    done = scene.run("schedules", "list", "--problems", "--json")
+    assert done.code == 1
+    [problem] = done.json["problems"]
+    assert (problem["where"], problem["name"], problem["field"]) == ("schedule", "a", "generation")
+    assert problem["reason"].startswith("a change of it is lost")
+    shown = scene.run("schedules", "show", "a", "--json").json
+    assert (shown["state"], shown["generation"], shown["count"]) == ("enabled", generation, 3)
+    assert shown["problem"]["field"] == "generation"
+    append(scene, upserted(Schedule(name="a", task="send", queue="mail", trigger=Every(61_000), source="ops")))
+    assert scene.run("schedules", "list", "--problems").code == 0
 
 
 def test_status_warns_when_a_source_has_schedules_and_redis_has_none(scene: Scene, tmp_path: Path) -> None:
