@@ -29,6 +29,8 @@ MOST_PAGES: Final = 20_000
 
 _events = schema.events.c
 _partitions = schema.partitions.c
+_may_forget = _partitions.state != "rebuilding"
+"""Of two who rebuild both must read the same, or one gives to a task what the other has removed with it."""
 
 
 class Kept(NamedTuple):
@@ -105,11 +107,11 @@ async def _kept(database: Database) -> list[tuple[int, int]]:
 
 
 async def _with_the_oldest(database: Database) -> int | None:
-    """The partition whose oldest batch is the oldest of all."""
+    """The partition whose oldest batch is the oldest of all, of those that may forget."""
     oldest = select(_events.entry).where(_events.partition_id == _partitions.id)
     first = oldest.order_by(_events.entry).limit(1).scalar_subquery()
     async with database.reading() as connection:
-        rows = (await connection.execute(select(_partitions.id, first))).all()
+        rows = (await connection.execute(select(_partitions.id, first).where(_may_forget))).all()
     found = [(entry, row_id) for row_id, entry in rows if entry is not None]
     return min(found)[1] if found else None
 
@@ -124,7 +126,8 @@ async def _forget(
     if which is not None:
         oldest = oldest.where(which)
     async with database.writing() as connection:
-        await _lock(connection, row_id)
+        if not await _lock(connection, row_id):
+            return 0, 0
         rows = (await connection.execute(oldest.order_by(_events.entry).limit(STEP))).all()
         if not rows:
             return 0, 0
@@ -136,10 +139,11 @@ async def _forget(
         return number, freed[number - 1]
 
 
-async def _lock(connection: AsyncConnection, row_id: int) -> None:
-    """As a commit does, so that what is counted is what is deleted."""
+async def _lock(connection: AsyncConnection, row_id: int) -> bool:
+    """As a commit does, so that what is counted is what is deleted. False: it may not forget now."""
     same: dict[str, Any] = {"events_bytes": _partitions.events_bytes}
-    await connection.execute(update(schema.partitions).where(_partitions.id == row_id).values(same))
+    ours = _partitions.id == row_id
+    return (await connection.execute(update(schema.partitions).where(ours, _may_forget).values(same))).rowcount == 1
 
 
 async def _vacuum(database: Database) -> int:

@@ -238,7 +238,8 @@ class Store:
     async def retain(self, age_ms: int, most_bytes: int, now_ms: int) -> history.Retained:
         """Forget event batches older than `age_ms`, and the oldest while all together exceed `most_bytes`.
 
-        `now_ms`: wall time of Redis. Tasks are never touched. A file gives back part of what it no longer needs.
+        `now_ms`: wall time of Redis. Tasks are never touched, nor is the history of what is being rebuilt. A file
+        gives back part of what it no longer needs.
         """
         return await history.retain(self._database, now_ms - age_ms, most_bytes)
 

@@ -325,6 +325,23 @@ async def test_history_is_forgotten_by_age_and_size_but_tasks_never(url: str) ->
 
 
 @in_loop
+async def test_the_history_of_what_is_being_rebuilt_is_not_forgotten(url: str) -> None:
+    news = Partition("t", "news")
+    async with open_store(url) as store:
+        for partition, first in ((MAIL, 1), (news, 10)):
+            assert await store.claim(partition, ME, None)
+            await store.commit(partition, ME, Changes(events=(event(first, b"x" * 100),)), {})
+        await store.begin_rebuild(MAIL, "r1", "e2", "rolled_back", "rebuilding")
+        done = await store.retain(age_ms=0, most_bytes=1 << 30, now_ms=5)
+        assert done.batches == 0
+        done = await store.retain(age_ms=1_000, most_bytes=0, now_ms=5)
+        assert done.batches == 1
+        assert [[e.at async for e in store.events(one)] for one in (MAIL, news)] == [[1], []]
+        assert await store.cancel_rebuild(MAIL, "r1", ME)
+        assert (await store.retain(age_ms=0, most_bytes=1 << 30, now_ms=5)).batches == 1
+
+
+@in_loop
 async def test_schedules_are_kept_beside_the_partitions(url: str) -> None:
     one = schedules_of("t")
     async with open_store(url) as store:

@@ -247,10 +247,10 @@ class Checker:
 
     def forgot(self) -> None:
         """The archive has no history any more: what it has it knows, but not when that was sent, so that its ID may be
-        accepted again after a loss, though it reads of its end later.
+        accepted again after a loss, though it reads of its end later. In the middle of a rebuild it forgets nothing.
         """
         known = read_archive(self._file)
-        self._ended = set()
+        self._ended &= known.ended
         self._unremembered = known.open.keys() | {name for name, _ in known.letters}
 
     def adopted(self) -> None:

@@ -316,4 +316,19 @@ HISTORIES: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("work", {"name": "b", "outcomes": [], "want": 4}),
         ],
     ),
+    "two rebuild from older data, and the history of what has ended grows old between their looks at it": (
+        False,
+        [
+            ("work", {"name": "b", "outcomes": [], "want": 2}),
+            ("copy", {}),
+            ("work", {"name": "b", "outcomes": [None, "succeeded"], "want": 0}),
+            ("until_whole", {}),
+            ("lose", {"kind": "copy", "pick": 0}),
+            ("go_until", {"who": 0, "where": "before drop"}),
+            ("forget", {}),
+            ("go_until", {"who": 1, "where": "before restore"}),
+            ("go_on", {"who": 0, "on": "tasks", "points": 1}),
+            ("go_on", {"who": 1, "on": "tasks", "points": 1}),
+        ],
+    ),
 }
