@@ -4,7 +4,7 @@ It can where the last event that the archive knows is in Redis too: what follows
 rebuild the archive has read none yet; then it can where Redis still has the mark that the archive knows.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 
 import msgspec
@@ -39,7 +39,8 @@ async def note_what_followed(job: Job) -> None:
         for _, e in read:
             letters.update(_letters(e))
             for why, row in endings(e):
-                job.kept.cover(row[0], letters.get(row[1], row[1]) if why == "purged" else "")
+                for letter in _names(row[1], letters) if why == "purged" else ("",):
+                    job.kept.cover(row[0], letter)
             for task_id in _begun(e):
                 job.kept.uncover(task_id, "")
             job.kept.due.update(_delays(e))
@@ -83,6 +84,15 @@ def _begun(e: bytes) -> Iterator[str]:
                 yield from (row.task_id for row in begun)
             case ev.Restored(tasks=restored):
                 yield from (row.task_id for row in restored if row.place != DEAD)
+
+
+def _names(letter: str, before: Mapping[str, str]) -> Iterator[str]:
+    """All that it had: a rebuild that came after the one that renamed it may have told the archive of that, or not."""
+    seen = set[str]()
+    while letter and letter not in seen:
+        yield letter
+        seen.add(letter)
+        letter = before.get(letter, "")
 
 
 def _letters(e: bytes) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from collections.abc import Iterable
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -15,11 +16,19 @@ _DELETED: Final = "deleted"
 _VACATED: Final = "vacated"
 
 
+class _Moving(NamedTuple):
+    """The row comes from one of `sources`; if it is one of these itself, it stays where the archive has it."""
+
+    place: str
+    entry_id: str
+    sources: tuple[Key, ...]
+
+
 class Ledger:
     """Outcomes by row. What is not named here stays as the archive has it."""
 
     def __init__(self) -> None:
-        self._outcomes: dict[Key, TaskRow | Carried | str] = {}
+        self._outcomes: dict[Key, TaskRow | _Moving | str] = {}
 
     def put(self, row: TaskRow) -> None:
         """The row is this one."""
@@ -41,32 +50,38 @@ class Ledger:
             self._outcomes[key] = _DELETED
             self.put(_moved(outcome, place, entry_id))
             return
-        carried = Carried(key[0], key[1], place, entry_id)
+        # Where it was for a moment the archive may have it already: a rebuild names letters before this is read.
+        sources = {**dict.fromkeys(outcome.sources if isinstance(outcome, _Moving) else ()), key: None}
         self._outcomes[key] = _VACATED
-        if isinstance(outcome, Carried):
-            # Where it was for a moment the archive may have an older row, that of a letter read again after a rebuild.
-            self._outcomes[key] = _DELETED
-            carried = Carried(outcome.task_id, outcome.letter, place, entry_id)
-        source, target = (carried.task_id, carried.letter), (carried.task_id, carried.to)
-        if target == source:
-            # Back where it came from: as it was, as far as anybody can tell without its entry.
-            self._outcomes.pop(target, None)
-        elif target in self._outcomes and self._outcomes[target] != _VACATED:
-            self._outcomes[source] = _DELETED
+        target = (key[0], entry_id if place == DEAD else "")
+        there = self._outcomes.get(target, _VACATED)
+        if isinstance(there, _Moving):
+            self._outcomes[target] = there._replace(sources=tuple({**dict.fromkeys(there.sources), **sources}))
+        elif there == _VACATED:
+            self._outcomes[target] = _Moving(place, entry_id, tuple(sources))
         else:
-            self._outcomes[target] = carried
+            self._leave(sources)
 
     def _leave_source(self, key: Key) -> None:
         """Nothing is carried to `key` any more; what was to be is gone from where it came."""
         outcome = self._outcomes.get(key)
-        if isinstance(outcome, Carried):
-            source = (outcome.task_id, outcome.letter)
+        if isinstance(outcome, _Moving):
+            self._leave(outcome.sources)
+
+    def _leave(self, sources: Iterable[Key]) -> None:
+        for source in sources:
             if self._outcomes.get(source) == _VACATED:
                 self._outcomes[source] = _DELETED
 
     def carried(self) -> tuple[Carried, ...]:
-        """Rows that move with their envelopes."""
-        return tuple(outcome for outcome in self._outcomes.values() if isinstance(outcome, Carried))
+        """Rows that move with their envelopes. Of those with one target the first that is there does."""
+        return tuple(
+            Carried(*source, outcome.place, outcome.entry_id)
+            for target, outcome in self._outcomes.items()
+            if isinstance(outcome, _Moving)
+            for source in outcome.sources
+            if source != target
+        )
 
     def deleted(self) -> tuple[Key, ...]:
         """Rows that are gone."""

@@ -214,4 +214,32 @@ LETTERS: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("check_not_open", {"name": "t3"}),
         ],
     ),
+    "a letter named by a second rebuild is redriven before the first is read of": (
+        False,
+        [
+            ("lose", {"kind": "all", "pick": 0}),
+            ("go_on", {"who": 0, "on": "tasks", "points": 3000}),
+            # So many that the next look ends before it comes to what was redriven.
+            ("enqueue", {"how_many": 20, "lane": "high", "delay_ms": 0, "unique": ""}),
+            ("delete", {"name": "lane:low"}),
+            ("go_on", {"who": 0, "on": "tasks", "points": 3000}),
+            ("letter", {"what": "redrive", "pick": 0}),
+            ("go_on", {"who": 0, "on": "tasks", "points": 3000}),
+            ("lose", {"kind": "all", "pick": 0}),
+        ],
+    ),
+    "a letter named by a second rebuild is purged before the first is read of": (
+        False,
+        [
+            ("lose", {"kind": "all", "pick": 0}),
+            ("go_on", {"who": 0, "on": "tasks", "points": 3000}),
+            ("delete", {"name": "lane:low"}),
+            ("go_until", {"who": 0, "where": "after finish"}),
+            ("letter", {"what": "purge", "pick": 0}),
+            ("go_until", {"who": 0, "where": "after end_rebuild"}),
+            ("delete", {"name": "delayed:body"}),
+            ("until_whole", {}),
+            ("check_no_letter", {"name": "t2"}),
+        ],
+    ),
 }

@@ -31,7 +31,24 @@ def test_there_and_back_is_where_it_was() -> None:
     ledger = Ledger()
     ledger.carry(OPEN, "dead", "5-0")
     ledger.carry(LETTER, "lane:high", "6-0")
-    assert outcome(ledger) == ((), (LETTER,), [])
+    assert outcome(ledger) == ((Carried("t", "5-0", "lane:high", "6-0"),), (), [])
+
+
+def test_a_row_that_was_named_before_its_event_is_read_goes_on_from_there() -> None:
+    ledger = Ledger()
+    ledger.carry(("t", "4-0"), "dead", "5-0")
+    ledger.carry(LETTER, "lane:high", "6-0")
+    both = Carried("t", "4-0", "lane:high", "6-0"), Carried("t", "5-0", "lane:high", "6-0")
+    assert outcome(ledger) == (both, (), [])
+
+
+def test_there_back_and_gone_is_nowhere() -> None:
+    ledger = Ledger()
+    ledger.carry(OPEN, "dead", "5-0")
+    ledger.carry(LETTER, "lane:high", "6-0")
+    ledger.delete(OPEN)
+    assert ledger.carried() == ()
+    assert set(ledger.deleted()) == {OPEN, LETTER}
 
 
 def test_two_deaths_carry_it_to_the_second() -> None:
@@ -39,7 +56,7 @@ def test_two_deaths_carry_it_to_the_second() -> None:
     ledger.carry(OPEN, "dead", "5-0")
     ledger.carry(LETTER, "lane:high", "6-0")
     ledger.carry(OPEN, "dead", "7-0")
-    assert outcome(ledger) == ((Carried("t", "", "dead", "7-0"),), (LETTER,), [])
+    assert outcome(ledger) == ((Carried("t", "", "dead", "7-0"), Carried("t", "5-0", "dead", "7-0")), (), [])
 
 
 def test_what_is_gone_is_not_carried() -> None:
