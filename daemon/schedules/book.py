@@ -7,6 +7,7 @@ import msgspec
 
 from reclaimd.daemon.schedules.planning import ASK, NOTHING, Fire, Moment, Plan, Standing, Step, plan, wake_of
 from reclaimd.daemon.schedules.roster import Roster
+from reclaimd.daemon.schedules.server_clock import Seen
 from reclaimd.streams.ids import EntryID
 from reclaimd.streams.occurrence_scripts import Fired, FireResult, fired_columns
 from reclaimd.streams.schedules.fold import Applied, Problem, Row, Schedules
@@ -55,7 +56,7 @@ class States(NamedTuple):
 class Book:
     """`loaded` is the fold; `ready`: it and the rows of what was fired are known, so that firing may go on.
 
-    `seen_at`: server wall ms at which the fold was known to be complete. `on_roster` is told of each new queue,
+    `seen`: when the fold was known to be complete. `on_roster` is told of each new queue,
     `on_unplannable` of each schedule that cannot be planned, and why, `on_loss` of a queue in which Redis has forgotten
     what it knew, `on_lifted` of each schedule that goes on in a generation of which no event is left, and of that.
     `grace_ms`: what is later than that was missed.
@@ -72,7 +73,7 @@ class Book:
     ) -> None:
         self.loaded = Loaded(Schedules())
         self.ready = False
-        self.seen_at = 0
+        self.seen = Seen()
         self.rosters: dict[str, Roster] = {}
         self.unplannable: dict[str, str] = {}
         self._grace_ms = grace_ms
@@ -110,7 +111,7 @@ class Book:
         self._lifted.clear()
         for roster in self.rosters.values():
             roster.timers.clear()
-            for part in (roster.fired, roster.retiring, roster.waiting, roster.drips):
+            for part in (roster.fired, roster.retiring, roster.refused, roster.waiting, roster.drips):
                 part.clear()
         for number, (name, row) in enumerate(loaded.state.rows.items()):
             self._settle_in(name, row)
@@ -264,7 +265,7 @@ class Book:
     def retired(self, roster: Roster, names: Iterable[str], now_ms: int) -> None:
         """These fire in that queue no more, so that they may in another."""
         for name in names:
-            roster.retiring.pop(name, None)
+            roster.retired(name)
             queues = self._leaving.get(name)
             if queues is None:
                 continue

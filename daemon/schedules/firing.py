@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
 from reclaimd.daemon.batches import BatchSize, Pace
@@ -91,15 +92,15 @@ class Firing:
             return LOOK_AGAIN
         if self.frozen and not await self._thaws():
             return FROZEN
+        again = 0.0
         if self.roster.retiring and not self.frozen:
-            await self._retire()
+            again = await self._retire()
         if await self._pace.repeat(self._size, self._fire):
             return 0.0 if self._is_fresh() else LOOK_AGAIN
-        if self.roster.retiring and not self.frozen:
-            # What was removed by the hundred thousand must not keep waiting what is due.
-            return 0.0
+        # What was removed by the hundred thousand must not keep waiting what is due.
+        longest = again if self.roster.retiring and not self.frozen else self._longest
         due = self.roster.timers.next_due()
-        return self._longest if due is None else min(self._longest, max(0.0, (due - self._clock.now()) / 1000))
+        return longest if due is None else min(longest, max(0.0, (due - self._clock.now()) / 1000))
 
     async def _thaws(self) -> bool:
         """Ask by a call that fires nothing. True when firing may go on."""
@@ -118,7 +119,7 @@ class Firing:
         return False
 
     def _call(self, rows: Sequence[Row]) -> Call[FireReply]:
-        return fire(self._partition, rows, seen_at=self._book.seen_at, epoch_id=self.gate.epoch(self._epoch_id))
+        return fire(self._partition, rows, seen_at=self._book.seen.at, epoch_id=self.gate.epoch(self._epoch_id))
 
     def _freeze(self, state: str) -> None:
         if state != self.frozen:
@@ -128,18 +129,23 @@ class Firing:
         self.gate.on_frozen(self.roster.queue, "" if state in NEW else state)
 
     def _is_fresh(self) -> bool:
-        return abs(self._clock.now() - self._book.seen_at) < VIEW_MS - MARGIN_MS
+        return self._book.seen.is_fresh(self._clock.now(), time.monotonic(), VIEW_MS - MARGIN_MS)
 
-    async def _retire(self) -> None:
-        """Whatever has no epoch has nothing to retire either; any other state will pass."""
-        batch = dict(list(self.roster.retiring.items())[:FIRE_ROWS])
+    async def _retire(self) -> float:
+        """One batch. Returns the seconds until the next one. A queue that has no epoch takes none; any other state will
+        pass.
+        """
+        batch = dict(islice(self.roster.retiring.items(), FIRE_ROWS))
         reply = await self._links.send(retire(self._partition, list(batch.items())))
         if reply.status == "state" and reply.state != "absent":
             self._freeze(reply.state)
-            return
-        done = [name for name, generation in batch.items() if self.roster.retiring.get(name) == generation]
+            return 0.0
+        names = batch if reply.status == "ok" else self.roster.outlasted(batch, time.monotonic())
+        done = [name for name in names if self.roster.retiring.get(name) == batch[name]]
         self._book.retired(self.roster, done, int(self._clock.now()))
-        log.info("schedules fire here no more", queue=self.roster.queue, schedules=len(done))
+        if done:
+            log.info("schedules fire here no more", queue=self.roster.queue, schedules=len(done))
+        return 0.0 if reply.status == "ok" else LOOK_AGAIN
 
     async def _fire(self, limit: int) -> tuple[int, bool]:
         """One batch: returns how many rows were sent, and whether more is due."""

@@ -11,7 +11,7 @@ import redis
 from reclaimd.daemon.links import Link, Links
 from reclaimd.daemon.schedules.book import Book
 from reclaimd.daemon.schedules.rows import read_rows
-from reclaimd.daemon.schedules.server_clock import ServerClock
+from reclaimd.daemon.schedules.server_clock import Seen, ServerClock
 from reclaimd.daemon.stolen import Stolen
 from reclaimd.streams.keys import queues_key, schedule_epoch_key, schedule_events_key
 from reclaimd.streams.logs import get_logger
@@ -110,6 +110,7 @@ class Follower:
 
     async def _follow(self) -> int:
         """Take in one page of events. Returns how many there were."""
+        asked = time.monotonic()
         seen_at = await self._ask_time()
         ahead = self._book.ahead(seen_at)
         loaded = self._book.loaded
@@ -127,7 +128,7 @@ class Follower:
         complete = len(applied) < PAGE
         self.lag_ms = 0 if complete else max(0, seen_at - loaded.position.ms)
         if complete:
-            self._book.seen_at = 0 if self.frozen else seen_at
+            self._book.seen = Seen() if self.frozen else Seen(seen_at, asked)
             if ahead and not self.frozen:
                 self._book.lift(ahead, int(self._clock.now()))
         return len(applied)
@@ -167,7 +168,7 @@ class Follower:
             log.warning("no schedule fires until all are back" if frozen else "schedules fire again", state=state)
         self.frozen = frozen
         if frozen:
-            self._book.seen_at = 0
+            self._book.seen = Seen()
 
     async def _wait(self) -> None:
         """Until there is an event after the last one, for a second at most."""

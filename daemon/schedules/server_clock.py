@@ -2,11 +2,24 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 SAMPLES: Final = 8
 STEP_MS: Final = 500.0
 """Two samples in a row that are this far ahead of the rest are a clock that was set forward, not slow answers."""
+
+
+class Seen(NamedTuple):
+    """When something was last known to be complete: `at`, the server's wall ms, 0 for never; `on`, this machine's
+    monotonic seconds.
+    """
+
+    at: int = 0
+    on: float = 0.0
+
+    def is_fresh(self, now_ms: float, monotonic: float, within_ms: int) -> bool:
+        """By both clocks: the server's may be set back, and this machine may stand still."""
+        return self.at > 0 and max(abs(now_ms - self.at), (monotonic - self.on) * 1000) < within_ms
 
 
 class ServerClock:

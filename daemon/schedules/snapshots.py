@@ -95,7 +95,7 @@ class Snapshots:
 
     def _is_whole(self) -> bool:
         """Of what is left after a loss no snapshot would be committed: each try would only fill Redis."""
-        return self._book.ready and self._book.seen_at > 0
+        return self._book.ready and self._book.seen.at > 0
 
     def _is_due(self) -> bool:
         if self._book.state.position <= self._known() or time.monotonic() < self._not_before:

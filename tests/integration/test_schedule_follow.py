@@ -77,9 +77,9 @@ async def test_a_log_that_is_frozen_while_it_is_loaded_fires_nothing(server: Ser
         async with parts_on(server) as parts:
             book = parts.book
             await parts.follower.load()
-            assert book.seen_at > 0
+            assert book.seen.at > 0
             schedules.client.hset(schedule_epoch_key(NAMESPACE), "state", "lost")
-            book.roster("mail").wake = lambda: seen.append(book.seen_at)
+            book.roster("mail").wake = lambda: seen.append(book.seen.at)
             parts.follower.load_again()
             await parts.follower.load()
     assert book.ready
@@ -98,7 +98,7 @@ async def test_a_frozen_log_is_not_filled_with_snapshots_that_nobody_ends(server
             await parts.snapshots.at_stop()
             assert schedules.client.xlen(schedules.snapshots_key) == 0
             schedules.client.hset(schedule_epoch_key(NAMESPACE), "state", "ok")
-            while not parts.book.seen_at:
+            while not parts.book.seen.at:
                 await parts.follower.step()
             await parts.snapshots.step()
     assert parts.results == ["written"]

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from reclaimd.daemon.schedules.book import Book, Due
 from reclaimd.daemon.schedules.firing import _parts
 from reclaimd.daemon.schedules.planning import Step
+from reclaimd.daemon.schedules.server_clock import Seen
 from reclaimd.streams.ids import EntryID
 from reclaimd.streams.keys import Partition
-from reclaimd.streams.occurrence_scripts import FireReply, Row, fire, retire
+from reclaimd.streams.occurrence_scripts import VIEW_MS, FireReply, Row, fire, retire
 from reclaimd.streams.redis_log import AsyncClient, connect, send
 from reclaimd.streams.schedules.events import (
     Event,
@@ -38,7 +39,7 @@ NAMES = ("a", "b", "c")
 
 daemons = st.integers(0, 2)
 names = st.sampled_from(NAMES)
-fates = st.sampled_from(["answered", "answered", "no reply", "not sent"])
+fates = st.sampled_from(["answered", "answered", "no reply", "not sent", "late"])
 waits = st.tuples(st.just("wait"), st.sampled_from([1, 400, 1_000, 1_700]), st.none())
 fires = st.tuples(st.just("fire"), daemons, fates)
 operations = st.lists(
@@ -63,22 +64,24 @@ operations = st.lists(
 
 
 class Fleet:
-    """The daemons, the clock and the log."""
+    """The daemons, the clock and the log. `now`: wall ms, that may be set back; `passed`: seconds, that may not."""
 
     def __init__(self, client: AsyncClient) -> None:
         self.now = START
+        self.passed = 0.0
         self.generations: set[tuple[str, str, str]] = set()
         self._client = client
         self._log = ScheduleLog(client, "t")
         self._books = [Book(60_000) for _ in range(3)]
         self._last_id = (START, 0)
         self._queues: dict[str, str] = {}
-        self._newest: dict[str, str] = {}
+        self._newest: dict[str, tuple[str, set[str]]] = {}
+        self._known: dict[Book, set[str]] = {}
 
     async def do(self, what: str, whom: Any, how: Any) -> None:
         match what:
             case "wait":
-                self.now += whom
+                self.wait(whom)
             case "step back":
                 self.now -= whom
             case "crash":
@@ -101,6 +104,10 @@ class Fleet:
                 await self._append(SchedulePaused(name=whom))
             case "resume":
                 await self._append(ScheduleResumed(name=whom))
+
+    def wait(self, ms: int) -> None:
+        self.now += ms
+        self.passed += ms / 1000
 
     async def put(self, name: str, queue: str, misfire: Any) -> None:
         """Another queue is another generation."""
@@ -132,38 +139,51 @@ class Fleet:
             book.lift(ahead, self.now)
             # What another daemon has fired already is in the log too.
             assert book.states.problems == 0
-        book.seen_at = self.now
+        book.seen = Seen(self.now, self.passed)
+        self._known.setdefault(book, set()).update(row.generation for row in book.state.rows.values())
 
     async def fire(self, book: Book, fate: str) -> None:
         for queue in QUEUES if book.ready else ():
-            await self._fire_in(Partition("t", queue), book, fate)
+            if book.seen.is_fresh(self.now, self.passed, VIEW_MS):
+                await self._fire_in(Partition("t", queue), book, fate)
 
     async def _fire_in(self, queue: Partition, book: Book, fate: str) -> None:
         roster = book.roster(queue.queue)
         if roster.retiring:
             batch = dict(roster.retiring)
-            await send(self._client, retire(queue, list(batch.items()), now=self.now))
-            book.retired(roster, batch, self.now)
+            reply = await send(self._client, retire(queue, list(batch.items()), now=self.now))
+            book.retired(roster, batch if reply.status == "ok" else roster.outlasted(batch, self.passed), self.now)
         due = book.take(roster, self.now, 50)
         done: dict[str, int | None] = {}
+        if fate == "late":
+            self.wait(VIEW_MS)
         for part in _parts(due) if fate != "not sent" else ():
-            call = fire(queue, [row for _, _, row in part], seen_at=book.seen_at, epoch_id="e", now=self.now)
-            reply: FireReply = await send(self._client, call)
-            self._check_order(part, reply)
-            if fate == "no reply" or reply.status != "ok":
+            call = fire(queue, [row for _, _, row in part], seen_at=book.seen.at, epoch_id="e", now=self.now)
+            rows: Any = await self._client.hkeys(queue.key("fired"))
+            fired: FireReply = await send(self._client, call)
+            self._check_order(book, part, fired, {name.decode() for name in rows})
+            if fate == "no reply" or fired.status != "ok":
                 continue
-            for (item, step, _), result in zip(part, reply.rows, strict=True):
+            for (item, step, _), result in zip(part, fired.rows, strict=True):
                 done[item.name] = done.get(item.name) or book.answered(roster, item, step, result, self.now)
         for item in due:
             book.put_back(roster, item.name, self.now, done.get(item.name))
 
-    def _check_order(self, part: list[tuple[Due, Step, Row]], reply: FireReply) -> None:
-        """Nothing older fires once a generation has begun, in whichever queue."""
+    def _check_order(self, book: Book, part: list[tuple[Due, Step, Row]], reply: FireReply, rows: set[str]) -> None:
+        """Nothing older fires once a generation has begun, in whichever queue.
+
+        But where nothing of it was ever fired, so that there is no row, and whoever began the newer one never knew of
+        the older one, and left none.
+        """
         for (item, _, _), result in zip(part, reply.rows, strict=False):
             if result.status in {"fired", "skipped"}:
-                newest = self._newest.get(item.name, "0-0")
-                assert EntryID.parse(item.generation) >= EntryID.parse(newest), f"{item} after {newest} had begun"
-                self._newest[item.name] = item.generation
+                newest, known = self._newest.get(item.name, ("0-0", set[str]()))
+                is_newer = EntryID.parse(item.generation) >= EntryID.parse(newest)
+                assert is_newer or not (item.name in rows or item.generation in known), (
+                    f"{item} after {newest} had begun"
+                )
+                if item.generation != newest:
+                    self._newest[item.name] = item.generation, set(self._known[book])
 
     async def finish(self) -> None:
         """Somebody who knows everything catches up, after the last clock step."""
@@ -172,7 +192,7 @@ class Fleet:
         for _ in range(40):
             await self.follow(book)
             await self.fire(book, "answered")
-            self.now += 100
+            self.wait(200)
         for name, row in book.state.rows.items():
             # A backlog waits for tasks that nobody runs here.
             if not row.paused and row.schedule().misfire != "run_all":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reclaimd.daemon.schedules.server_clock import SAMPLES, STEP_MS, ServerClock
+from reclaimd.daemon.schedules.server_clock import SAMPLES, STEP_MS, Seen, ServerClock
 from support.clock import Clock
 
 
@@ -41,3 +41,12 @@ def test_a_clock_that_was_set_forward_is_believed_the_second_time() -> None:
     assert clock.now() == 1_000_000
     clock.saw(ahead, 100.0)
     assert clock.now() == ahead
+
+
+def test_what_was_seen_is_fresh_by_both_clocks() -> None:
+    assert Seen(100_000, 50.0).is_fresh(104_999, 54.999, 5_000)
+    assert not Seen(100_000, 50.0).is_fresh(105_000, 50.0, 5_000)
+    # Set back.
+    assert not Seen(100_000, 50.0).is_fresh(95_000, 50.0, 5_000)
+    assert not Seen(100_000, 50.0).is_fresh(100_000, 55.0, 5_000)
+    assert not Seen().is_fresh(0, 0.0, 5_000), "never seen"
