@@ -4,7 +4,7 @@ It can where the last event that the archive knows is in Redis too: what follows
 rebuild the archive has read none yet; then it can where Redis still has the mark that the archive knows.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, cast
 
 import msgspec
@@ -30,16 +30,16 @@ async def note_what_followed(job: Job) -> None:
     async def ask(client: AsyncClient) -> Any:
         return await client.xrange(key, low, "+", count=EVENT_PAGE)
 
-    fold, letters = _Fold(job), dict[str, str]()
+    fold, rows = _Fold(job), _Rows()
     while True:
         found = await job.redis.use(ask)
         if position and low == position and (not found or found[0][0].decode() != position):
             return
         read = [(entry_id.decode(), fields.get(b"e", b"")) for entry_id, fields in found]
         for _, e in read:
-            letters.update(_letters(e))
+            rows.take(e)
             for why, row in endings(e):
-                for letter in _names(row[1], letters) if why == "purged" else ("",):
+                for letter in rows.of(row[0], row[1] if why == "purged" else ""):
                     job.kept.cover(row[0], letter)
             for task_id in _begun(e):
                 job.kept.uncover(task_id, "")
@@ -86,22 +86,43 @@ def _begun(e: bytes) -> Iterator[str]:
                 yield from (row.task_id for row in restored if row.place != DEAD)
 
 
-def _names(letter: str, before: Mapping[str, str]) -> Iterator[str]:
-    """All that it had: a rebuild that came after the one that renamed it may have told the archive of that, or not."""
-    seen = set[str]()
-    while letter and letter not in seen:
-        yield letter
-        seen.add(letter)
-        letter = before.get(letter, "")
+class _Rows:
+    """By which names the archive may have a task that Redis tells of: a letter by any that it had since, and as open
+    what died. It may have read some of that, and a rebuild may have told it some.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[str, dict[str, str]] = {}
+
+    def take(self, e: bytes) -> None:
+        """A batch, in order; before what ends by it."""
+        for task_id in _begun(e):
+            # It comes of none of its letters, and goes on when one of these is purged.
+            before = self._before.get(task_id, {})
+            self._before[task_id] = {to: letter for to, letter in before.items() if to and letter}
+        for task_id, letter, to in _moves(e):
+            self._before.setdefault(task_id, {})[to] = letter
+
+    def of(self, task_id: str, letter: str) -> set[str]:
+        """Of what is this letter now, or open (empty)."""
+        before, found = self._before.get(task_id, {}), {letter}
+        while (letter := before.get(letter, letter)) not in found:
+            found.add(letter)
+        return found
 
 
-def _letters(e: bytes) -> Iterator[tuple[str, str]]:
-    """Entry IDs of letters that a batch brings back, each with the one that the archive has it by."""
-    if b'"Restored"' not in e:
+def _moves(e: bytes) -> Iterator[tuple[str, str, str]]:
+    """Task ID and the letters from which and to which a batch brings it; empty: it is open."""
+    if b'"Restored"' not in e and b'"Died"' not in e and b'"Redriven"' not in e:
         return
     for event in ev.decode_batch("0", e, "").events:
-        if isinstance(event, ev.Restored):
-            yield from ((row.entry_id, row.old_entry_id) for row in event.tasks if row.place == DEAD)
+        match event:
+            case ev.Restored(tasks=restored):
+                yield from ((row.task_id, row.old_entry_id, row.entry_id) for row in restored if row.place == DEAD)
+            case ev.Died(tasks=dead):
+                yield from ((row.task_id, "", row.entry_id) for row in dead)
+            case ev.Redriven(tasks=redriven):
+                yield from ((row.task_id, row.old_entry_id, "") for row in redriven)
 
 
 def _delays(e: bytes) -> Iterator[tuple[str, int]]:

@@ -242,4 +242,40 @@ LETTERS: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("check_no_letter", {"name": "t2"}),
         ],
     ),
+    "a task dies and its letter is purged, and before the archive has read of that a key is lost": (
+        False,
+        [
+            ("work", {"name": "a", "outcomes": ["failed"], "want": 0}),
+            ("letter", {"what": "purge", "pick": 1}),
+            ("check_no_letter", {"name": "t3"}),
+            ("delete", {"name": "lane:low"}),
+            ("until_whole", {}),
+            ("check_not_open", {"name": "t3"}),
+        ],
+    ),
+    "what was redriven settles, and before the archive has read of that a key is lost": (
+        False,
+        [
+            ("letter", {"what": "redrive", "pick": 0}),
+            ("work", {"name": "a", "outcomes": ["succeeded", "succeeded"], "want": 9}),
+            ("work", {"name": "a", "outcomes": ["succeeded"] * 9, "want": 0}),
+            ("check_not_open", {"name": "t2"}),
+            ("delete", {"name": "lane:low"}),
+            ("until_whole", {}),
+            ("check_no_letter", {"name": "t2"}),
+        ],
+    ),
+    "what was redriven dies again and is purged, and before the archive has read of that a key is lost": (
+        False,
+        [
+            ("letter", {"what": "redrive", "pick": 0}),
+            ("work", {"name": "a", "outcomes": ["succeeded", "succeeded"], "want": 9}),
+            ("work", {"name": "a", "outcomes": ["failed"] * 9, "want": 0}),
+            *[("letter", {"what": "purge", "pick": 0})] * 3,
+            ("check_no_letter", {"name": "t2"}),
+            ("delete", {"name": "lane:low"}),
+            ("until_whole", {}),
+            ("check_no_letter", {"name": "t2"}),
+        ],
+    ),
 }
