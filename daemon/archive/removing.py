@@ -130,7 +130,7 @@ async def _name_letters(job: Job, kept: Iterable[tuple[Present, Decision]]) -> N
         Carried(one.task_id, letter, DEAD, one.entry_id)
         for one, what in kept
         for letter in what.covers
-        if one.place == DEAD and letter not in {"", one.entry_id}
+        if one.place == DEAD and letter != one.entry_id
     ]
     if named:
         await job.store.name_letters(job.partition, job.row.rebuild_id, named)

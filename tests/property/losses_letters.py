@@ -278,4 +278,21 @@ LETTERS: dict[str, tuple[bool, list[tuple[str, dict[str, Any]]]]] = {
             ("check_no_letter", {"name": "t2"}),
         ],
     ),
+    "a letter is redriven of older data, and before that is read to its end the older data come back": (
+        False,
+        [
+            ("copy", {}),
+            ("work", {"name": "b", "outcomes": ["failed", "succeeded", "succeeded", "parked"], "want": 4}),
+            ("work", {"name": "b", "outcomes": ["succeeded"], "want": 1}),
+            ("until_whole", {}),
+            ("lose", {"kind": "copy", "pick": 16}),
+            ("work", {"name": "a", "outcomes": ["failed", "parked", "dead", "succeeded"], "want": 4}),
+            ("enqueue", {"delay_ms": 0, "how_many": 3, "lane": "normal", "unique": ""}),
+            ("promote", {"ms": 3000}),
+            ("letter", {"pick": 2, "what": "redrive"}),
+            ("go_on", {"on": "tasks", "points": 3000, "who": 0}),
+            ("go_until", {"where": "begin_rebuild", "who": 0}),
+            ("lose", {"kind": "copy", "pick": 10}),
+        ],
+    ),
 }

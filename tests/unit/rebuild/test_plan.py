@@ -147,6 +147,10 @@ def test_what_died_before_the_archive_read_of_it_is_dead() -> None:
     assert decide(died, (opened(attempts=1),), None) == Decision(covers=("",))
     # Redriven since.
     assert decide(died, (opened(token=3),), None) == Decision(drop="superseded", restore=True)
+    history = f'[1,"failed","a","test","{BORN}-0"]'
+    again = carried(letter("5000000-0", 5_000_000, attempts=1, history=history), "lane:low", "6000000-0")
+    assert again.token == died.token
+    assert decide(died, (again,), None) == Decision(drop="superseded", restore=True)
     # A new task under the old ID.
     assert decide(died, (opened(f"{BORN + 1}-0"),), None) == Decision()
 
