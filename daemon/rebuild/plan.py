@@ -79,10 +79,12 @@ def _decide_letter(present: Present, archived: Sequence[TaskRow], ended: Ended |
     if ended is not None and _had_ended(present, ended):
         return Decision(drop=ended.why)
     own = next((row for row in archived if not row.letter), None)
-    is_same_task = own is not None and birth_ms(own) == present.began_ms
+    if own is None:
+        return _KEEP
+    is_same_task = birth_ms(own) == present.began_ms
     # Of one that was redriven the archive may have the letter's envelope, and with it the letter's token.
-    is_redriven = is_same_task and own is not None and entry_ms(own.entry_id) > present.birth_ms
-    if own is not None and (own.token > present.token or is_redriven):
+    is_redriven = is_same_task and entry_ms(own.entry_id) > present.birth_ms
+    if own.token > present.token or is_redriven:
         return Decision(drop="superseded", restore=True)
     # It died of what the archive has open, and the archive has not read that yet.
     return Decision(covers=("",)) if is_same_task else _KEEP
