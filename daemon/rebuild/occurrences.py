@@ -78,7 +78,7 @@ class FiredFold:
     def reopen(self, schedule: str, task_id: str) -> None:
         """A rebuild brought it back: it is open again if it was as far as the archive knows, but for a later one."""
         archived, row = self._archived.get(schedule), self._row(schedule)
-        if archived is not None and archived.open == task_id and _occurrence(row.open) < _occurrence(task_id):
+        if archived is not None and archived.open == task_id and occurrence(row.open) < occurrence(task_id):
             self._rows[schedule] = msgspec.structs.replace(row, open=task_id)
 
     def retire(self, told: ev.OccurrenceRetiredRow) -> None:
@@ -152,7 +152,7 @@ class FiredFold:
     def _release(self, schedule: str, task_id: str) -> None:
         row = self._row(schedule)
         queued = "" if row.queued == task_id else row.queued
-        task = task_id if not row.open or _occurrence(row.open) < _occurrence(task_id) else row.open
+        task = task_id if not row.open or occurrence(row.open) < occurrence(task_id) else row.open
         self._rows[schedule] = msgspec.structs.replace(row, open=task, queued=queued)
 
 
@@ -160,11 +160,10 @@ def _upto(dealing: Dealing) -> int:
     return dealing.upto if isinstance(dealing, ev.OccurrenceSkippedRow) else dealing.nominal
 
 
-def _occurrence(task_id: str) -> tuple[EntryID, int]:
-    """Generation and instant in the ID of a task that a schedule made."""
-    _, _, rest = task_id.partition(":")
-    generation, _, nominal = rest.partition(":")
+def occurrence(task_id: str) -> tuple[EntryID, int]:
+    """Generation and instant of `<schedule>:<generation>:<nominal>`; anything else comes before all of these."""
     try:
+        _, generation, nominal = task_id.split(":")
         return EntryID.parse(generation), int(nominal)
     except ValueError:
         return EntryID(0, 0), 0

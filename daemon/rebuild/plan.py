@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from reclaimd.daemon.rebuild import envelopes
+from reclaimd.daemon.rebuild.occurrences import occurrence
 from reclaimd.daemon.rebuild.rows import FOREIGN, birth_ms
 from reclaimd.daemon.rebuild.values import (
     DEAD,
@@ -185,20 +186,11 @@ def fired(
     if not rows:
         return None
     # Both may name one that is open: a settlement that was lost with what it released. The later, however often asked.
-    task = max((row.open for row in rows if row.open and is_open(row.open)), key=_occurrence, default="")
+    task = max((row.open for row in rows if row.open and is_open(row.open)), key=occurrence, default="")
     queued = next((row.queued for row in rows if row.queued and is_queued(row.queued)), "")
     if queued and not task:
         return FiredPlan(msgspec.structs.replace(rows[0], open=queued, queued=""), release=queued)
     return FiredPlan(msgspec.structs.replace(rows[0], open=task, queued=queued))
-
-
-def _occurrence(task_id: str) -> tuple[EntryID, int]:
-    """Of `<schedule>:<generation>:<nominal>`; anything else comes before all of these."""
-    try:
-        _, generation, nominal = task_id.split(":")
-        return EntryID.parse(generation), int(nominal)
-    except ValueError:
-        return EntryID(0, 0), 0
 
 
 def _age(row: FiredRow) -> tuple[EntryID, int, int]:
