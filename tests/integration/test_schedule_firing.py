@@ -36,7 +36,7 @@ async def test_very_many_that_were_removed_do_not_keep_waiting_what_is_due(serve
             limits, stolen = Limits(100, 10.0), Stolen()
             firing = Firing(roster, book, links, clock, limits, namespace=NAMESPACE, stolen=stolen, alive=lambda: None)
             # There is no partition yet that would keep a row of what is retired in it.
-            assert await firing.step() == LOOK_AGAIN
+            assert await firing.step() <= LOOK_AGAIN
             assert len(schedules.tasks()) == 1
             assert len(roster.retiring) == 3 * FIRE_ROWS
             for left in (2 * FIRE_ROWS, FIRE_ROWS):
